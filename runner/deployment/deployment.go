@@ -1,0 +1,114 @@
+// Package deployment is what the runner and wrktalk-deploy say to each other.
+//
+// The runner starts one wrktalk-deploy per deployment, in a process group of its
+// own and with a scrubbed environment, and writes one Job as JSON to its
+// standard input. Standard input then stays open: when it reaches its end, the
+// runner is gone and wrktalk-deploy stops at once. Progress comes back as JSON
+// lines, one Message each, on file descriptor 3; the last one carries the
+// Result. Standard output and error are what Helm or Compose say to people: the
+// runner keeps them in the task's deploy.log. SIGTERM asks wrktalk-deploy to
+// give up: it stops what it does, restores what served before within the job's
+// limits, and still reports a Result. Its exit code is 0 whenever a Result was
+// reported, whatever the Result says.
+package deployment
+
+import (
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// Schema is the version of Job and Message. Both programs refuse any other:
+// they ship together.
+const Schema = 1
+
+// MessageFD is the file descriptor on which wrktalk-deploy writes Messages.
+const MessageFD = 3
+
+// Action says what wrktalk-deploy is to do.
+type Action string
+
+const (
+	// ActionDeploy makes Job.Release the one that serves; when it does not come
+	// up, what served before is restored.
+	ActionDeploy Action = "deploy"
+	// ActionRecover follows a wrktalk-deploy that died in the middle: it
+	// observes, and makes Job.Previous serve again unless Job.Release is already
+	// up and healthy.
+	ActionRecover Action = "recover"
+)
+
+// Release is a release on disk, or one that is expected to be kept already.
+type Release struct {
+	ArtifactID string `json:"artifact_id"`
+	Version    string `json:"version"`
+	SHA256     string `json:"sha256"` // of the artifact, lower-case hex
+	// PayloadDir is the absolute path of the extracted artifact, "" when the
+	// release must be among those kept by an earlier run.
+	PayloadDir string `json:"payload_dir,omitempty"`
+	// EnvFile and ValuesFile are absolute paths of the row's texts, "" when the
+	// row has none. They are secrets: read, never copied.
+	EnvFile    string `json:"env_file,omitempty"`
+	ValuesFile string `json:"values_file,omitempty"`
+}
+
+// Job is one deployment.
+type Job struct {
+	Schema int        `json:"schema"`
+	Action Action     `json:"action"`
+	TaskID task.ID    `json:"task_id"`
+	Kind   task.Kind  `json:"kind"`
+	Token  task.Token `json:"token"`
+
+	Release Release `json:"release"`
+	// Previous is the release that the database says serves now; nil when it
+	// names none. It may be the same artifact as Release.
+	Previous *Release `json:"previous,omitempty"`
+
+	Timeout        time.Duration `json:"timeout"`         // of bringing Release up, pull included
+	RestoreTimeout time.Duration `json:"restore_timeout"` // of bringing Previous back
+
+	Compose *Compose `json:"compose,omitempty"` // set for Compose releases
+	Helm    *Helm    `json:"helm,omitempty"`    // set for Helm releases
+}
+
+// Compose is where and how Compose releases are deployed.
+type Compose struct {
+	Project    string        `json:"project"`     // the Compose project's name
+	WorkingDir string        `json:"working_dir"` // absolute; bundles are kept below it
+	Keep       int           `json:"keep"`        // how many bundles to keep besides those in use
+	Settle     time.Duration `json:"settle"`      // how long a container without health check must run
+}
+
+// Helm is where and how Helm releases are deployed.
+type Helm struct {
+	Namespace  string `json:"namespace"`
+	Release    string `json:"release"`
+	Kubeconfig string `json:"kubeconfig,omitempty"` // "" is in-cluster or the default file
+	Context    string `json:"context,omitempty"`
+	HistoryMax int    `json:"history_max"`
+}
+
+// Message is one line on MessageFD. Exactly one of Event and Result is set.
+type Message struct {
+	Event  *task.Event `json:"event,omitempty"`
+	Result *Result     `json:"result,omitempty"`
+}
+
+// Result is what came of a Job. Its texts carry no secrets.
+type Result struct {
+	Succeeded bool   `json:"succeeded"`
+	Message   string `json:"message"`
+	Error     string `json:"error,omitempty"`
+
+	HelmRevision int `json:"helm_revision,omitempty"`
+	// Serving is the version that serves after the job, "" for none or unknown.
+	Serving string `json:"serving,omitempty"`
+	// Restored is true when Previous was brought back.
+	Restored bool `json:"restored,omitempty"`
+	// Touched is false when nothing was changed: the job was refused before it
+	// began to act.
+	Touched bool `json:"touched"`
+	// LogTail holds the last lines that explain a failure, oldest first.
+	LogTail []string `json:"log_tail,omitempty"`
+}
