@@ -1,0 +1,156 @@
+package staging
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/wrktalk/wrktalk-agent/internal/durable"
+	"github.com/wrktalk/wrktalk-agent/internal/shred"
+)
+
+// Draft is a task's directory that is being written.
+type Draft struct {
+	t    *Task
+	root *os.Root
+}
+
+// Create begins a directory named name, which comes from Name; a counter is
+// added when one of that name lies in any state already.
+func (d *Dir) Create(name string) (*Draft, error) {
+	unique, err := d.unused(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.Mkdir(d.states[Tmp], unique, 0o700); err != nil {
+		return nil, fmt.Errorf("create task directory %s: %w", unique, err)
+	}
+	t := &Task{dir: d, Name: unique, State: Tmp}
+	root, err := t.Root()
+	if err != nil {
+		return nil, err
+	}
+	return &Draft{t: t, root: root}, nil
+}
+
+// unused returns name, or name with a counter when it is taken in any state.
+func (d *Dir) unused(name string) (string, error) {
+	for n := 1; n < 1000; n++ {
+		candidate := name
+		if n > 1 {
+			candidate = fmt.Sprintf("%s.%d", name, n)
+		}
+		taken, err := d.taken(candidate)
+		if err != nil {
+			return "", fmt.Errorf("look for task directory %s: %w", candidate, err)
+		}
+		if !taken {
+			return candidate, nil
+		}
+	}
+	return "", fmt.Errorf("find a free name for task directory %s: 1000 of that name exist; look into quarantine", name)
+}
+
+func (d *Dir) taken(name string) (bool, error) {
+	for _, s := range States {
+		_, err := d.states[s].Lstat(name)
+		if err == nil {
+			return true, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// Drafts returns what lies in tmp: drafts whose fetcher died. Each is either
+// taken up again, when its claim still holds, or discarded.
+func (d *Dir) Drafts() ([]*Draft, error) {
+	tasks, err := d.List(Tmp)
+	if err != nil {
+		return nil, err
+	}
+	var drafts []*Draft
+	for _, t := range tasks {
+		root, err := t.Root()
+		if err != nil {
+			return drafts, err
+		}
+		drafts = append(drafts, &Draft{t: t, root: root})
+	}
+	return drafts, nil
+}
+
+// SetClaim keeps durably whose claim the draft is: the manifest as far as it is
+// known when the claim is made. It is written before the claim is committed, so
+// that a crash right after the commit forgets nothing.
+func (d *Draft) SetClaim(m Manifest) error { return d.writeManifest(m) }
+
+// Claim returns what SetClaim kept, or an error that is fs.ErrNotExist when the
+// draft's fetcher died before it made its claim.
+func (d *Draft) Claim() (*Manifest, error) { return d.t.Manifest() }
+
+func (d *Draft) writeManifest(m Manifest) error {
+	m.Schema = ManifestSchema
+	if err := m.check(); err != nil {
+		return fmt.Errorf("write manifest of %s: %w", d.t.Name, err)
+	}
+	if err := d.t.writeJSON(ManifestFile, m); err != nil {
+		return fmt.Errorf("write manifest of %s: %w", d.t.Name, err)
+	}
+	return nil
+}
+
+// Root is the directory being written. It is closed by Publish and Discard.
+func (d *Draft) Root() *os.Root { return d.root }
+
+// Task returns the directory's handle, for its timeline.
+func (d *Draft) Task() *Task { return d.t }
+
+// Publish writes the complete manifest, after everything it lists has been
+// written durably, and moves the directory to ready. On an error the directory
+// is still a draft.
+func (d *Draft) Publish(m Manifest) (*Task, error) {
+	if err := d.writeManifest(m); err != nil {
+		return nil, err
+	}
+	if err := d.t.dir.move(d.t, Ready); err != nil {
+		return nil, err
+	}
+	return d.t, d.root.Close()
+}
+
+// Discard shreds the draft and removes it.
+func (d *Draft) Discard() error {
+	err := d.root.Close()
+	if errors.Is(err, os.ErrClosed) {
+		err = nil
+	}
+	return errors.Join(err, shred.Tree(d.t.dir.states[Tmp], d.t.Name))
+}
+
+// Drop shreds one thing that was staged.
+func (d *Draft) Drop(name string) error { return shred.Tree(d.root, name) }
+
+// Clear shreds what has been staged so far, so that staging can begin anew or
+// the draft become a refusal. The claim and the timeline stay.
+func (d *Draft) Clear() error {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		if name != EventsFile && name != ManifestFile {
+			errs = append(errs, shred.Tree(d.root, name))
+		}
+	}
+	return errors.Join(errs...)
+}

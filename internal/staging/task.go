@@ -1,0 +1,170 @@
+package staging
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/durable"
+	"github.com/wrktalk/wrktalk-agent/internal/shred"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// Task is a task's directory. Its methods that move it change State; it belongs
+// to one goroutine at a time.
+type Task struct {
+	dir   *Dir
+	Name  string
+	State State
+}
+
+// Path returns the absolute path of the task's directory or, with names, of
+// something in it.
+func (t *Task) Path(names ...string) string {
+	return filepath.Join(append([]string{t.dir.statePath(t.State), t.Name}, names...)...)
+}
+
+// Root opens the task's directory. The caller closes it.
+func (t *Task) Root() (*os.Root, error) {
+	root, err := t.dir.states[t.State].OpenRoot(t.Name)
+	if err != nil {
+		return nil, fmt.Errorf("open task directory %s: %w", t.Name, err)
+	}
+	return root, nil
+}
+
+// with calls f on the opened directory and names it in the error.
+func (t *Task) with(f func(*os.Root) error) error {
+	root, err := t.Root()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := f(root); err != nil {
+		return fmt.Errorf("task directory %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// Manifest reads the manifest and checks that it is one this agent understands.
+func (t *Task) Manifest() (*Manifest, error) {
+	m := new(Manifest)
+	err := t.with(func(root *os.Root) error {
+		if err := readJSON(root, ManifestFile, m); err != nil {
+			return err
+		}
+		return m.check()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Verify compares every staged file with the manifest: type, size, digest,
+// mode, owner, and that nothing was added. The error names the first file that
+// differs.
+func (t *Task) Verify(m *Manifest) error {
+	root, err := t.Root()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return verify(root, m)
+}
+
+// Take moves a ready task to running: the rename is the claim.
+func (t *Task) Take() error { return t.dir.move(t, Running) }
+
+// Run is what the runner keeps about its own attempts, so that a task which
+// brings the agent down is not tried for ever.
+type Run struct {
+	Attempts  int       `json:"attempts"` // deployments begun, this one included
+	StartedAt time.Time `json:"started_at"`
+}
+
+// Run returns what was kept by SetRun; the zero value when nothing was.
+func (t *Task) Run() (Run, error) {
+	var r Run
+	err := t.with(func(root *os.Root) error { return readJSON(root, RunFile, &r) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return Run{}, nil
+	}
+	return r, err
+}
+
+// SetRun keeps r durably.
+func (t *Task) SetRun(r Run) error { return t.writeJSON(RunFile, r) }
+
+// Outcome returns the outcome, or an error that is fs.ErrNotExist when there is
+// none yet.
+func (t *Task) Outcome() (task.Outcome, error) {
+	var o task.Outcome
+	err := t.with(func(root *os.Root) error {
+		if err := readJSON(root, OutcomeFile, &o); err != nil {
+			return err
+		}
+		if o.Schema < 1 || o.Schema > task.OutcomeSchema {
+			return fmt.Errorf("outcome has schema %d; this agent reads up to %d", o.Schema, task.OutcomeSchema)
+		}
+		return nil
+	})
+	return o, err
+}
+
+// SetOutcome writes the outcome durably. From here on the task is never run
+// again, whatever happens.
+func (t *Task) SetOutcome(o task.Outcome) error { return t.writeJSON(OutcomeFile, o) }
+
+func (t *Task) writeJSON(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	return t.with(func(root *os.Root) error {
+		return durable.WriteFile(root, name, append(data, '\n'), 0o600)
+	})
+}
+
+// Strip shreds what may hold secrets: payload, env and values of the release
+// and of the previous one. It may be called again after a crash.
+func (t *Task) Strip() error {
+	return t.with(func(root *os.Root) error {
+		var errs []error
+		for _, name := range secrets {
+			errs = append(errs, shred.Tree(root, name))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// Finish publishes a stripped task with an outcome to the notifier.
+func (t *Task) Finish() error { return t.dir.move(t, Done) }
+
+// Discard moves the task to the trash and shreds it. After a crash in between,
+// whoever opens the directory as its notifier finishes the shredding.
+func (t *Task) Discard() error {
+	if t.State != Trash {
+		if err := t.dir.move(t, Trash); err != nil {
+			return err
+		}
+	}
+	if err := shred.Tree(t.dir.states[Trash], t.Name); err != nil {
+		return fmt.Errorf("shred %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// Quarantine sets a task aside whose manifest cannot be trusted, without its
+// secrets, for a person to look at.
+func (t *Task) Quarantine(reason string) error {
+	err := t.Strip()
+	err = errors.Join(err, t.with(func(root *os.Root) error {
+		return durable.WriteFile(root, ReasonFile, []byte(reason+"\n"), 0o600)
+	}))
+	return errors.Join(err, t.dir.move(t, Quarantine))
+}
