@@ -1,0 +1,27 @@
+package supervisor
+
+import "strings"
+
+// ScrubEnv returns env without what components must not inherit: the agent's
+// own settings and the database's (they may be secrets, and components get
+// their configuration over the lifeline), systemd's credentials directory, and
+// what systemd told the supervisor alone.
+func ScrubEnv(env []string) []string {
+	kept := make([]string, 0, len(env))
+	for _, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		if !private(name) {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+func private(name string) bool {
+	switch name {
+	case "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID",
+		"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES":
+		return true
+	}
+	return strings.HasPrefix(name, "WRKTALK_") || strings.HasPrefix(name, "PG")
+}
