@@ -1,0 +1,204 @@
+package testenv
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// dockerTimeout bounds one command of the docker program.
+const dockerTimeout = 2 * time.Minute
+
+// RunDocker runs the docker program and returns what it printed on standard
+// output. Its error quotes standard error.
+func RunDocker(ctx context.Context, args ...string) (string, error) {
+	return runDocker(ctx, nil, args...)
+}
+
+func runDocker(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	var stderr bytes.Buffer
+	cmd.Stdin, cmd.Stderr = stdin, &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("run docker %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// CheckDocker returns an error when no Docker engine answers.
+func CheckDocker(ctx context.Context) error {
+	_, err := RunDocker(ctx, "version", "--format", "{{.Server.Version}}")
+	return err
+}
+
+// Docker skips the test when no Docker engine answers, and fails it when the
+// environment variable CI is set.
+func Docker(t testing.TB) {
+	t.Helper()
+	if err := CheckDocker(context.Background()); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("no Docker engine: %v", err)
+		}
+		t.Skipf("no Docker engine: %v", err)
+	}
+}
+
+// DockerOutput runs the docker program and returns its output; an error fails
+// the test.
+func DockerOutput(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := RunDocker(context.Background(), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// BuildAppImage makes the image ref, which holds nothing but the static test
+// application (see testapp) as /app. It listens on port 8080, has a health
+// check that asks every interval, and answers with version. An interval of 0
+// leaves the health check out.
+func BuildAppImage(ctx context.Context, ref, version string, interval time.Duration) error {
+	binary, err := appBinary(ctx, version)
+	if err != nil {
+		return err
+	}
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	for _, f := range []struct {
+		name string
+		mode int64
+		data []byte
+	}{
+		{"app", 0o755, binary},
+		{"tmp/", 0o1777, nil},
+	} {
+		typ := byte(tar.TypeReg)
+		if strings.HasSuffix(f.name, "/") {
+			typ = tar.TypeDir
+		}
+		if err := tw.WriteHeader(&tar.Header{Typeflag: typ, Name: f.name, Mode: f.mode, Size: int64(len(f.data))}); err != nil {
+			return err
+		}
+		if _, err := tw.Write(f.data); err != nil {
+			return err
+		}
+	}
+	if err := tw.Close(); err != nil {
+		return err
+	}
+	args := []string{"import", "--change", `ENTRYPOINT ["/app"]`, "--change", "EXPOSE 8080"}
+	if interval > 0 {
+		args = append(args, "--change",
+			fmt.Sprintf(`HEALTHCHECK --interval=%s --timeout=3s --retries=3 CMD ["/app","health"]`, interval))
+	}
+	_, err = runDocker(ctx, &archive, append(args, "-", ref)...)
+	return err
+}
+
+var appBuild sync.Mutex
+
+// appBinary returns the test application with version linked into it.
+func appBinary(ctx context.Context, version string) ([]byte, error) {
+	appBuild.Lock()
+	defer appBuild.Unlock()
+	dir, err := os.MkdirTemp("", "testapp-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "app")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version,
+		"-o", file, "github.com/wrktalk/wrktalk-agent/internal/testenv/testapp")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the test application: %w: %s", err, out)
+	}
+	return os.ReadFile(file)
+}
+
+// RemoveImage removes the image ref; one that is missing is no error.
+func RemoveImage(ctx context.Context, ref string) error {
+	_, err := RunDocker(ctx, "image", "rm", "--force", ref)
+	if err != nil && strings.Contains(err.Error(), "No such image") {
+		return nil
+	}
+	return err
+}
+
+// AppImage makes an image of the test application that answers with version
+// and checks its health once a second. It is removed at the end of the test.
+func AppImage(t testing.TB, version string) string {
+	return AppImageWith(t, version, time.Second)
+}
+
+// AppImageWith is AppImage with another interval between two health checks; 0
+// is an image without health check.
+func AppImageWith(t testing.TB, version string, interval time.Duration) string {
+	t.Helper()
+	ref := "wrktalk-test-" + uniqueName() + ":" + version
+	if err := BuildAppImage(context.Background(), ref, version, interval); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := RemoveImage(context.Background(), ref); err != nil {
+			t.Error(err)
+		}
+	})
+	return ref
+}
+
+// ComposeProject returns a name for a Compose project that no other test
+// uses. Its containers, networks and volumes are removed at the end of the test.
+func ComposeProject(t testing.TB) string {
+	t.Helper()
+	name := "wt" + uniqueName()
+	t.Cleanup(func() {
+		if err := RemoveComposeProject(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+	})
+	return name
+}
+
+// RemoveComposeProject removes the containers, networks and volumes that carry
+// the label of the Compose project name, running or not.
+func RemoveComposeProject(ctx context.Context, name string) error {
+	filter := "label=com.docker.compose.project=" + name
+	var errs []error
+	for _, kind := range []struct{ list, remove []string }{
+		{[]string{"container", "ls", "--all", "--quiet"}, []string{"container", "rm", "--force", "--volumes"}},
+		{[]string{"network", "ls", "--quiet"}, []string{"network", "rm"}},
+		{[]string{"volume", "ls", "--quiet"}, []string{"volume", "rm", "--force"}},
+	} {
+		ids, err := RunDocker(ctx, append(kind.list, "--filter", filter)...)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if ids == "" {
+			continue
+		}
+		if _, err := RunDocker(ctx, append(kind.remove, strings.Fields(ids)...)...); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// uniqueName returns a short random text fit for any name.
+func uniqueName() string { return strings.ToLower(rand.Text()[:10]) }
