@@ -1,0 +1,180 @@
+package notifier
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/textproto"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// ErrNotConfigured says that deployment_config names no mail server.
+var ErrNotConfigured = errors.New("no mail server is configured: set smtp_host in deployment_config to get mail")
+
+var (
+	errNoSTARTTLS   = errors.New("the server does not offer STARTTLS, and mail is never sent in the clear to another host")
+	errNotLocal     = errors.New("the name leads to another host, and mail is never sent in the clear to another host")
+	errNoLogin      = errors.New("smtp_user is set, but the server offers no login")
+	errNoMechanism  = errors.New("the server offers no way to log in that the agent knows")
+	errTooTalkative = errors.New("the server does not stop talking")
+)
+
+// caFileError is trouble with notify.ca_file.
+type caFileError struct{ err error }
+
+func (e *caFileError) Error() string { return e.err.Error() }
+func (e *caFileError) Unwrap() error { return e.err }
+
+// sendError says what failed, why, and what to do about it.
+type sendError struct {
+	action, reason, advice string
+	retry                  bool
+	err                    error
+}
+
+// Error returns one line.
+func (e *sendError) Error() string {
+	s := e.action + ": " + e.reason
+	if e.advice != "" {
+		s += "; " + e.advice
+	}
+	return s
+}
+
+// Unwrap returns the cause.
+func (e *sendError) Unwrap() error { return e.err }
+
+// explain turns an error of the current step into one that helps. All of them
+// may pass, or be mended in deployment_config: it is said to be worth a retry.
+func (c *conversation) explain(err error) error {
+	e := &sendError{action: c.action, err: err, retry: true}
+	e.reason, e.advice = c.because(err)
+	e.reason = c.mask(e.reason)
+	return e
+}
+
+func (c *conversation) because(err error) (reason, advice string) {
+	var (
+		reply     *textproto.Error
+		authority x509.UnknownAuthorityError
+		name      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		record    tls.RecordHeaderError
+		caFile    *caFileError
+		dns       *net.DNSError
+		timeout   net.Error
+	)
+	trust := "set notify.ca_file to the PEM file of the authority that signed it"
+	if c.mode == TLSAuto {
+		trust += `, or notify.tls = "none" for this local server`
+	}
+	switch {
+	case errors.As(err, &caFile):
+		return caFile.Error(), ""
+	case errors.As(err, &authority):
+		return "the server's certificate is signed by an authority this host does not know", trust
+	case errors.As(err, &name):
+		return fmt.Sprintf("the server's certificate is for %s, not for %s", certificateNames(name.Certificate), c.host),
+			"set smtp_host in deployment_config to a name it is for"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Sprintf("the server's certificate is valid from %s to %s only",
+			stamp(invalid.Cert.NotBefore), stamp(invalid.Cert.NotAfter)), "renew it, or check this host's clock"
+	case errors.As(err, &invalid):
+		return "the server's certificate cannot be trusted: " + plainError(invalid), trust
+	case errors.As(err, &record):
+		return "the server does not speak TLS from the start on this port", `set notify.tls = "starttls", or smtp_port to the right one`
+	case errors.Is(err, errNoSTARTTLS):
+		return err.Error(), "set smtp_port to one that offers STARTTLS, or to 465 for implicit TLS"
+	case errors.Is(err, errNotLocal):
+		return err.Error(), "set smtp_host in deployment_config to the server's own name"
+	case errors.Is(err, errNoLogin):
+		return err.Error(), "clear smtp_user and smtp_password in deployment_config, or use the port that offers a login"
+	case errors.As(err, &reply):
+		return "the server answered " + answer(reply), c.replyAdvice(reply)
+	case errors.As(err, &dns):
+		return "the name cannot be resolved (" + plainError(dns) + ")", "check smtp_host in deployment_config and this host's DNS"
+	case c.ctx.Err() != nil && !errors.Is(c.ctx.Err(), context.DeadlineExceeded):
+		return "interrupted", ""
+	case errors.As(err, &timeout) && timeout.Timeout(), c.ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Sprintf("no answer within %s", c.timeout), "check smtp_host and smtp_port in deployment_config and the firewall"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused", "check smtp_host and smtp_port in deployment_config, and that the server runs"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		reason = "the server closed the connection"
+		if strings.HasPrefix(c.action, "wait for the greeting") && c.mode != TLSImplicit {
+			advice = `if this port speaks TLS from the start, set notify.tls = "implicit"`
+		}
+		return reason, advice
+	default:
+		return plainError(err), ""
+	}
+}
+
+func (c *conversation) replyAdvice(r *textproto.Error) string {
+	switch {
+	case loginRefused(r.Code):
+		return "check smtp_user and smtp_password in deployment_config"
+	case strings.HasPrefix(c.action, "log in"):
+		return "if it stays so, check smtp_user and smtp_password in deployment_config"
+	default:
+		return ""
+	}
+}
+
+// loginRefused reports whether a reply is about who we are, not about the mail.
+func loginRefused(code int) bool {
+	return code == 530 || code == 534 || code == 535 || code == 538
+}
+
+// answer shows a server's reply on one line.
+func answer(r *textproto.Error) string {
+	const limit = 300
+	return fmt.Sprintf("%d %s", r.Code, task.SafeText(line(r.Msg), limit))
+}
+
+func plainError(err error) string {
+	const limit = 300
+	return task.SafeText(line(err.Error()), limit)
+}
+
+// mask hides the password, in case a server repeats what it was told.
+func (c *conversation) mask(s string) string {
+	if c.password == "" {
+		return s
+	}
+	for _, told := range []string{
+		c.password,
+		base64.StdEncoding.EncodeToString([]byte(c.password)),                            // LOGIN
+		base64.StdEncoding.EncodeToString([]byte("\x00" + c.user + "\x00" + c.password)), // PLAIN
+	} {
+		s = strings.ReplaceAll(s, told, "***")
+	}
+	return s
+}
+
+func certificateNames(cert *x509.Certificate) string {
+	if cert == nil {
+		return "another name"
+	}
+	names := append([]string(nil), cert.DNSNames...)
+	for _, ip := range cert.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if len(names) == 0 {
+		return "no name at all"
+	}
+	const most = 5
+	if len(names) > most {
+		names = append(names[:most], "others")
+	}
+	return word(strings.Join(names, ", "), "another name")
+}

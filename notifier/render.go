@@ -1,0 +1,314 @@
+package notifier
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	htmltemplate "html/template"
+	"strings"
+	"sync"
+	texttemplate "text/template"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// Origin is where the agent runs and what it deploys to, in words an
+// administrator recognises.
+type Origin struct {
+	Host   string // the host's name
+	Target string // such as "Compose project wrktalk"; "" when it is not known
+}
+
+// Content is a mail without its envelope.
+type Content struct {
+	Subject string // one line of printable text
+	Text    string // lines end in \n
+	HTML    string // a whole document without remote content
+}
+
+// The most that a mail carries of what programs printed.
+const (
+	maxLogLines = 60
+	maxLogLine  = 1000 // bytes
+	maxWord     = 100  // bytes of a version or a name
+)
+
+//go:embed templates/mail.txt templates/mail.html
+var templates embed.FS
+
+// The templates are parsed when the first mail is written: every component is
+// this program, and an idle one should not pay for them.
+var (
+	textMail = sync.OnceValue(func() *texttemplate.Template {
+		funcs := texttemplate.FuncMap{"wrap": wrap, "indent": indent, "pad": pad, "rule": rule}
+		return texttemplate.Must(texttemplate.New("mail.txt").Funcs(funcs).ParseFS(templates, "templates/mail.txt"))
+	})
+	htmlMail = sync.OnceValue(func() *htmltemplate.Template {
+		return htmltemplate.Must(htmltemplate.ParseFS(templates, "templates/mail.html"))
+	})
+)
+
+// page is what both templates show.
+type page struct {
+	Subject  string
+	Badge    string // the status word
+	Tone     string // good or bad: the colour
+	Headline string
+	Lead     string // what serves now, and what the runner said about it
+	Facts    []fact
+	Cause    string
+	Log      []string
+	Look     []string // commands that show more, on failures
+	Host     string
+	Foot     string // why the reader got this
+}
+
+type fact struct{ Name, Value string }
+
+// Render writes the mail about an outcome. The same outcome gives the same
+// content. Whatever programs and rows contain comes out harmless: the subject
+// stays one line, control characters are gone, HTML is escaped.
+func Render(o task.Outcome, origin Origin) (Content, error) {
+	subject, headline := titles(o, origin)
+	host := word(origin.Host, "this host")
+	p := page{
+		Subject: subject, Headline: headline,
+		Badge: string(o.Notice()), Tone: "good",
+		Lead:  lead(o),
+		Facts: facts(o, origin),
+		Host:  host,
+		Foot:  "The WrkTalk agent on " + host + " sends this to every active administrator.",
+	}
+	if !o.Succeeded {
+		p.Tone = "bad"
+		p.Cause = block(task.SafeText(o.Error, task.MaxMessage))
+		p.Log = logTail(o.LogTail)
+		id := word(string(o.TaskID), "TASK")
+		p.Look = []string{"wrktalk-agent inspect " + id, "wrktalk-agent logs " + id}
+	}
+	return render(p)
+}
+
+func render(p page) (Content, error) {
+	var text, html bytes.Buffer
+	if err := textMail().Execute(&text, p); err != nil {
+		return Content{}, fmt.Errorf("render text of mail: %w", err)
+	}
+	if err := htmlMail().Execute(&html, p); err != nil {
+		return Content{}, fmt.Errorf("render HTML of mail: %w", err)
+	}
+	return Content{Subject: p.Subject, Text: text.String(), HTML: html.String()}, nil
+}
+
+// renderTest writes the mail of `wrktalk-agent notify-test`.
+func renderTest(origin Origin, server string, now time.Time) (Content, error) {
+	host := word(origin.Host, "this host")
+	return render(page{
+		Subject:  "[WrkTalk] TEST: mail from " + host + " arrives",
+		Badge:    "TEST",
+		Tone:     "good",
+		Headline: "Mail from " + host + " arrives",
+		Lead:     "Somebody ran `wrktalk-agent notify-test`. Nothing was deployed.",
+		Facts: []fact{
+			{"Mail server", word(server, "not known")},
+			{"Sent", stamp(now)},
+		},
+		Host: host,
+		Foot: "The WrkTalk agent on " + host + " sent this once, to this address.",
+	})
+}
+
+// titles returns the subject and the headline.
+func titles(o task.Outcome, origin Origin) (subject, headline string) {
+	host := word(origin.Host, "this host")
+	release := word(o.ReleaseVersion, "")
+	named := func(with, without string) string {
+		if release == "" {
+			return without
+		}
+		return with + release
+	}
+	restored := ""
+	if o.Restored {
+		restored = ", " + word(o.Serving, "the previous release") + " restored"
+	}
+	switch o.Notice() {
+	case task.NoticeSuccess:
+		subject = named("", "release") + " deployed on " + host
+		headline = named("", "The release") + " is deployed on " + host
+	case task.NoticeRollbackSuccess:
+		subject = named("back to ", "rolled back") + " on " + host
+		headline = named("Rolled back to ", "Rolled back") + " on " + host
+	case task.NoticeRollbackFailed:
+		subject = named("not rolled back to ", "not rolled back") + " on " + host + restored
+		headline = named("The rollback to ", "The rollback") + " failed on " + host
+	default:
+		if !o.Kind.Known() {
+			subject = fmt.Sprintf("unknown task type %q on %s", word(string(o.Kind), ""), host)
+			headline = fmt.Sprintf("A task of unknown type %q was refused on %s", word(string(o.Kind), ""), host)
+			break
+		}
+		subject = named("", "release") + " not deployed on " + host + restored
+		headline = named("", "The release") + " could not be deployed on " + host
+	}
+	return "[WrkTalk] " + string(o.Notice()) + ": " + subject, headline
+}
+
+// lead returns what a reader in a hurry needs to know: what serves now, and
+// the runner's own sentence.
+func lead(o task.Outcome) string {
+	var now string
+	switch serving := word(o.Serving, ""); {
+	case o.Restored:
+		now = word(o.Serving, "The release that served before") + " was restored and serves again."
+	case serving != "" && o.Succeeded:
+		now = serving + " serves now."
+	case serving != "":
+		now = serving + " serves."
+	case !o.Succeeded:
+		now = "Nothing serves now, or it could not be told what does: please look."
+	}
+	message := line(task.SafeText(o.Message, task.MaxMessage))
+	if message != "" && !strings.ContainsAny(message[len(message)-1:], ".!?") {
+		message += "."
+	}
+	return strings.TrimSpace(now + " " + capital(message))
+}
+
+func facts(o task.Outcome, origin Origin) []fact {
+	var all []fact
+	add := func(name, value string) {
+		if value != "" {
+			all = append(all, fact{name, value})
+		}
+	}
+	release := word(o.ReleaseVersion, "")
+	if t := word(string(o.ChartType), ""); t != "" && release != "" {
+		release += " (" + t + ")"
+	}
+	add("Status", string(o.Notice()))
+	add("Release", release)
+	add("Target", word(origin.Target, ""))
+	add("Host", word(origin.Host, ""))
+	add("Serves now", word(o.Serving, "not known"))
+	if o.HelmRevision > 0 {
+		add("Helm revision", fmt.Sprint(o.HelmRevision))
+	}
+	add("Started", stamp(o.StartedAt))
+	add("Finished", stamp(o.FinishedAt))
+	add("Took", took(o.Duration()))
+	add("Task", word(string(o.TaskID), ""))
+	return all
+}
+
+// stamp writes a time for people anywhere: UTC, to the second.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}
+
+// took writes a duration as people say it: 850 ms, 42 s, 3 min 5 s, 1 h 2 min.
+func took(d time.Duration) string {
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60)
+	default:
+		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
+	}
+}
+
+// logTail keeps the end of a log, made harmless.
+func logTail(lines []string) []string {
+	if len(lines) > maxLogLines {
+		lines = lines[len(lines)-maxLogLines:]
+	}
+	tail := make([]string, 0, len(lines))
+	for _, l := range lines {
+		tail = append(tail, strings.TrimRight(line(task.SafeText(l, maxLogLine)), " "))
+	}
+	return tail
+}
+
+// word makes s one short line, and instead when nothing is left of it.
+func word(s, instead string) string {
+	s = strings.TrimSpace(task.SafeText(line(s), maxWord))
+	if s == "" {
+		return instead
+	}
+	return s
+}
+
+// line makes s one line of printable text: what would break a line becomes a
+// space, terminal colours go, and so do characters that only deceive.
+func line(s string) string { return strings.Join(strings.FieldsFunc(printable(s), isBreak), " ") }
+
+// block does the same for text of several lines.
+func block(s string) string {
+	s = strings.ReplaceAll(s, "\r\n", "\n")
+	lines := strings.FieldsFunc(printable(s), isBreak)
+	for i, l := range lines {
+		lines[i] = strings.TrimRight(l, " ")
+	}
+	return strings.TrimSpace(strings.Join(lines, "\n"))
+}
+
+func isBreak(r rune) bool { return r == '\n' || r == '\r' || r == '\u2028' || r == '\u2029' }
+
+// printable drops terminal escape sequences, control characters and the
+// invisible ones that reorder text.
+func printable(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	var b strings.Builder
+	for len(s) > 0 {
+		if n := escapeSequence(s); n > 0 {
+			s = s[n:]
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(s)
+		s = s[n:]
+		switch {
+		case r == '\t':
+			b.WriteString("    ")
+		case isBreak(r):
+			b.WriteRune(r)
+		case unicode.IsControl(r), unicode.Is(unicode.Cf, r):
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// escapeSequence returns the length of the ANSI control sequence s begins
+// with, 0 when it begins with none.
+func escapeSequence(s string) int {
+	if !strings.HasPrefix(s, "\x1b[") {
+		return 0
+	}
+	for i := 2; i < len(s); i++ {
+		if s[i] >= 0x40 && s[i] <= 0x7e {
+			return i + 1
+		}
+		if s[i] < 0x20 {
+			return 0
+		}
+	}
+	return len(s)
+}
+
+func capital(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	if n == 0 {
+		return s
+	}
+	return string(unicode.ToUpper(r)) + s[n:]
+}
