@@ -13,10 +13,10 @@
 //
 // Symbolic links are never followed, not even in the directories that lead to a
 // name. Only the content of a regular file with a single name is overwritten:
-// with further hard links the content belongs to somebody else as well, and
-// only the name is removed, even when all links lie inside the tree. FIFOs,
-// sockets and devices are removed without being opened. Another file system
-// mounted inside the tree is refused.
+// with further hard links the content belongs to somebody else as well, and only
+// the name is removed. When all links lie inside the tree, the last one to go is
+// the single name. FIFOs, sockets and devices are removed without being opened.
+// Another file system mounted inside the tree is refused.
 //
 // Every function may be called again after an error or a crash and then
 // finishes the work; what is already gone is not an error. When overwriting

@@ -213,6 +213,29 @@ func TestHardLinkKeepsItsContent(t *testing.T) {
 	holds(t, filepath.Join(dir, "other"), "keep")
 }
 
+// TestLastHardLinkIsOverwritten: with all names inside the tree, the content is
+// nobody else's.
+func TestLastHardLinkIsOverwritten(t *testing.T) {
+	root, dir := newRoot(t)
+	write(t, filepath.Join(dir, "t/a"), []byte("secret"), 0o600)
+	for _, name := range []string{"t/b", "t/c"} {
+		if err := root.Link("t/a", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inode, err := os.Open(filepath.Join(dir, "t/a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inode.Close()
+	if err := Tree(root, "t"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(inode); err != nil || len(got) != 0 {
+		t.Errorf("the inode still holds %q, %v", got, err)
+	}
+}
+
 func TestTreeIsWideAndDeep(t *testing.T) {
 	root, dir := newRoot(t)
 	for i := range 3 * batchSize {
