@@ -11,6 +11,9 @@ import (
 	"syscall"
 )
 
+// Enabled tells whether this build injects faults.
+const Enabled = true
+
 var (
 	mu   sync.Mutex
 	hook = fromEnv()
