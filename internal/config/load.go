@@ -1,0 +1,185 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// The sources that are words of their own; the others name a variable or file.
+const (
+	sourceDefault = "default"
+	sourceFlag    = "flag"
+)
+
+// SystemFile is the configuration file that is read when none is named.
+const SystemFile = "/etc/wrktalk-agent/config.toml"
+
+// Source is where Load looks. It is all Load looks at, apart from the files
+// that these values name.
+type Source struct {
+	// File is the path given with --config; it must exist. Without it,
+	// WRKTALK_AGENT_CONFIG names the file, and without that SystemFile is read
+	// if it exists.
+	File string
+	// Environ is the environment in the form of os.Environ.
+	Environ []string
+	// Sets are the section.key=value pairs given with --set; of two for one
+	// key, the later wins. Secrets are refused: arguments are public.
+	Sets []string
+	// Euid is the effective user id; it decides where state lives.
+	Euid int
+	// SystemFile replaces the constant of that name when it is not empty.
+	SystemFile string
+}
+
+// Load resolves and validates the configuration. Its error joins every problem
+// found, one line each, none of which holds a secret.
+func Load(src Source) (*Config, error) {
+	l := &loader{src: src, env: environment(src.Environ), found: map[string]entry{}}
+
+	// The lowest first: each replaces what those before it found.
+	l.readCredentials()
+	l.readFile()
+	l.readEnvironment()
+	l.readFlags()
+
+	c := &Config{File: l.file}
+	var err error
+	if c.StateDir, err = l.stateDir(); err != nil {
+		l.report("%w", err)
+	}
+	if c.RuntimeDir, err = l.runtimeDir(); err != nil {
+		l.report("%w", err)
+	}
+	if _, ok := l.found["agent.deployment_type"]; !ok && l.fileBroken {
+		// The file may well hold it; Load fails anyway, and says why.
+		l.found["agent.deployment_type"] = entry{NewSecret(string(task.DeploymentDocker)), sourceDefault}
+	}
+	for _, k := range keys {
+		e, ok := l.found[k.name]
+		if !ok {
+			e = entry{NewSecret(k.def), sourceDefault}
+		}
+		c.entries = append(c.entries, e)
+	}
+	l.problems = append(l.problems, c.onePlace()...)
+	l.problems = append(l.problems, c.resolve()...)
+	if len(l.problems) > 0 {
+		return nil, errors.Join(l.problems...)
+	}
+	l.warnLibpq(c)
+	c.warnings = l.warnings
+	return c, nil
+}
+
+// loader collects what the sources say.
+type loader struct {
+	src        Source
+	env        map[string]string
+	file       string
+	fileBroken bool // could not be read or is no TOML
+	found      map[string]entry
+	problems   []error
+	warnings   []string
+}
+
+func (l *loader) report(format string, args ...any) {
+	l.problems = append(l.problems, fmt.Errorf(format, args...))
+}
+
+func (l *loader) warn(format string, args ...any) {
+	l.warnings = append(l.warnings, fmt.Sprintf(format, args...))
+}
+
+func (l *loader) readFlags() {
+	for _, pair := range l.src.Sets {
+		name, value, ok := strings.Cut(pair, "=")
+		name = strings.TrimSpace(name)
+		if !ok {
+			// Not shown: it may be a secret that lost its key.
+			l.report("--set wants section.key=value")
+			continue
+		}
+		i := lookup(name)
+		switch {
+		case i < 0:
+			l.report("--set %s: there is no such key%s", name, suggestKey(name))
+		case keys[i].kind == kindSecret:
+			l.report("--set %s: arguments are visible to every user of the machine: use %s, or %s to name a file",
+				name, keys[i].vars()[0], keys[i].fileVar())
+		default:
+			l.found[name] = entry{NewSecret(value), sourceFlag}
+		}
+	}
+}
+
+// onePlace refuses a database that is described twice. It looks at sources, so
+// it belongs to Load; a snapshot has been through it.
+func (c *Config) onePlace() []error {
+	if c.entries[mustLookup("db.url")].text.Empty() || c.source("db.url") == sourceDefault {
+		return nil
+	}
+	var parts []string
+	for _, name := range dbParts {
+		if e := c.entries[mustLookup(name)]; e.source != sourceDefault && !e.text.Empty() {
+			parts = append(parts, fmt.Sprintf("%s (%s)", name, e.source))
+		}
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return []error{fmt.Errorf("db.url (%s) and %s both say where the database is: keep one",
+		c.source("db.url"), strings.Join(parts, ", "))}
+}
+
+// resolve fills the fields in from the entries, and checks them.
+func (c *Config) resolve() []error {
+	var problems []error
+	for i, k := range keys {
+		e := c.entries[i]
+		text := e.text.Reveal()
+		if k.name == "agent.deployment_type" && strings.TrimSpace(text) == "" {
+			problems = append(problems, c.notSet(k))
+			continue
+		}
+		if err := k.set(c, text); err != nil {
+			problems = append(problems, fmt.Errorf("%s: cannot use %s (%s): %w", k.name, quote(k, text), e.source, err))
+		}
+	}
+	if c.Staging.Dir == "" {
+		c.Staging.Dir = c.StateDir + "/staging"
+	}
+	if len(problems) > 0 {
+		// What depends on several values says nothing new while one is wrong.
+		return problems
+	}
+	if problems = c.applyURL(); len(problems) > 0 {
+		return problems
+	}
+	return c.settle()
+}
+
+func (c *Config) notSet(k key) error {
+	file := c.File
+	if file == "" {
+		file = SystemFile
+	}
+	_, name, _ := strings.Cut(k.name, ".")
+	return fmt.Errorf("%s is not set: set %s (or [%s] %s in %s) to %s", k.name, k.vars()[0], k.section(), name, file,
+		oneOf([]task.DeploymentType{task.DeploymentKubernetes, task.DeploymentDocker}))
+}
+
+// quote returns text as a message may show it.
+func quote(k key, text string) string {
+	if k.kind == kindSecret {
+		return "the value"
+	}
+	if runes := []rune(text); len(runes) > 60 {
+		text = string(runes[:60]) + "…"
+	}
+	return strconv.Quote(text)
+}

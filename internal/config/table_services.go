@@ -1,0 +1,105 @@
+package config
+
+import (
+	"log/slog"
+	"time"
+)
+
+var maintenanceKeys = []key{
+	{
+		"maintenance.mode_handler", "nginx", "what shows the maintenance page",
+		choice(func(c *Config) *string { return &c.Maintenance.ModeHandler },
+			"nginx", "haproxy", "command", "none"),
+	},
+	{
+		"maintenance.flag_file", "/tmp/maintenance-mode", "file whose presence nginx takes for maintenance",
+		pathOr(func(c *Config) *string { return &c.Maintenance.FlagFile }),
+	},
+	{
+		"maintenance.required", "false", "true: a deployment fails when maintenance cannot be entered; false: it goes on and says so",
+		boolean(func(c *Config) *bool { return &c.Maintenance.Required }),
+	},
+	{
+		"maintenance.reload_command", "nginx -s reload", "command that makes nginx read its configuration again; empty: none",
+		text(func(c *Config) *string { return &c.Maintenance.ReloadCommand }, nil),
+	},
+	{
+		"maintenance.enter_command", "", "command that enters maintenance, for mode_handler command",
+		text(func(c *Config) *string { return &c.Maintenance.EnterCommand }, nil),
+	},
+	{
+		"maintenance.leave_command", "", "command that leaves maintenance, for mode_handler command",
+		text(func(c *Config) *string { return &c.Maintenance.LeaveCommand }, nil),
+	},
+	{
+		"maintenance.haproxy_socket", "/run/haproxy/admin.sock", "HAProxy's stats socket, of level admin",
+		pathOr(func(c *Config) *string { return &c.Maintenance.HAProxySocket }),
+	},
+	{
+		"maintenance.haproxy_backend", "wrktalk", "HAProxy backend whose servers are put into maintenance",
+		text(func(c *Config) *string { return &c.Maintenance.HAProxyBackend }, isBackendName),
+	},
+	{
+		"maintenance.probe_url", "", "address to ask whether maintenance is really on or off; empty: no probe",
+		text(func(c *Config) *string { return &c.Maintenance.ProbeURL }, isProbeURL),
+	},
+	{
+		"maintenance.timeout", "30s", "how long entering or leaving may take",
+		duration(func(c *Config) *time.Duration { return &c.Maintenance.Timeout }, 1),
+	},
+}
+
+var serviceKeys = []key{
+	{
+		"staging.dir", "", "where tasks are handed on; empty: staging below the state directory",
+		pathOr(func(c *Config) *string { return &c.Staging.Dir }, ""),
+	},
+	{
+		"staging.max_bytes", "4GiB", "most bytes an artifact may extract to",
+		size(func(c *Config) *int64 { return &c.Staging.MaxBytes }),
+	},
+	{
+		"staging.max_entries", "50000", "most files and directories an artifact may hold",
+		number(func(c *Config) *int { return &c.Staging.MaxEntries }, 1, 1<<30),
+	},
+	{
+		"staging.max_depth", "32", "most directories an artifact may nest",
+		number(func(c *Config) *int { return &c.Staging.MaxDepth }, 1, 4096),
+	},
+	{
+		"staging.max_ratio", "200", "how many times its own size an artifact may extract to",
+		number(func(c *Config) *int { return &c.Staging.MaxRatio }, 1, 1<<30),
+	},
+	{
+		"http.listen", "127.0.0.1:9471", "address of /healthz, /readyz and /metrics; off: none",
+		listen(func(c *Config) *string { return &c.HTTP.Listen }),
+	},
+	{
+		"log.level", "INFO", "least level that is logged, as Python names them",
+		level(func(c *Config) *slog.Level { return &c.Log.Level }),
+	},
+	{
+		"log.format", "auto", "auto: text on a terminal, else json",
+		choice(func(c *Config) *string { return &c.Log.Format }, "auto", "text", "json"),
+	},
+	{
+		"notify.max_age", "72h", "how old an undeliverable mail gets before it is given up",
+		duration(func(c *Config) *time.Duration { return &c.Notify.MaxAge }, 1),
+	},
+	{
+		"notify.tls", "auto", "auto: implicit TLS on port 465, STARTTLS elsewhere; none: unencrypted",
+		choice(func(c *Config) *string { return &c.Notify.TLS }, "auto", "starttls", "implicit", "none"),
+	},
+	{
+		"notify.ca_file", "", "file of CA certificates for the mail server; empty: the system's",
+		pathOr(func(c *Config) *string { return &c.Notify.CAFile }, ""),
+	},
+	{
+		"notify.helo", "", "name to greet the mail server with; empty: the host's",
+		text(func(c *Config) *string { return &c.Notify.Helo }, isHelo),
+	},
+	{
+		"notify.timeout", "30s", "how long one exchange with the mail server may take",
+		duration(func(c *Config) *time.Duration { return &c.Notify.Timeout }, 1),
+	},
+}
