@@ -211,5 +211,5 @@ func syntaxError(path, data string, err error) error {
 	if harmless {
 		return fmt.Errorf("%s:%d: not valid TOML: %s", path, e.Position.Line, e.Message)
 	}
-	return fmt.Errorf("%s:%d: not valid TOML: want name = value, with text in quotes", path, e.Position.Line)
+	return fmt.Errorf("%s:%d: not valid TOML: want [section] and name = value lines, with text in quotes", path, e.Position.Line)
 }

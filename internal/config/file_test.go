@@ -46,7 +46,7 @@ func TestTOMLProblems(t *testing.T) {
 		{"[agent]\nlease = 1.5", `:2: cannot use the value of agent.lease: want a whole number, or text in quotes`},
 		{"[agent]\nlease = 07:32:00", `:2: cannot use the value of agent.lease`},
 		{"[agent]\nlease = 5m", `:2: not valid TOML: `},
-		{"[agent\nlease = 5", `:1: not valid TOML: `},
+		{"[agent\nlease = 5", `:2: not valid TOML: `},
 		{"[db]\nhost = 'a'\nhost = 'b'", `:3: not valid TOML: Key 'db.host' has already been defined.`},
 	} {
 		src := source(t, []string{docker})

@@ -32,9 +32,10 @@ const (
 // binding ties a key to its field of Config. The error of set says what is
 // wanted and never repeats the text, which may be a secret.
 type binding struct {
-	kind kind
-	set  func(c *Config, text string) error
-	get  func(c *Config) string // as one would write it; secrets redacted
+	kind   kind
+	values []string // of a choice, for the reference
+	set    func(c *Config, text string) error
+	get    func(c *Config) string // as one would write it; secrets redacted
 }
 
 // bind makes a binding of a field that one text decides. Space around the text
@@ -118,7 +119,7 @@ func pathOr(field func(*Config) *string, words ...string) binding {
 
 // choice accepts one of the values, in any case.
 func choice[T ~string](field func(*Config) *T, values ...T) binding {
-	return bind(kindChoice, field, func(s string) (T, error) {
+	b := bind(kindChoice, field, func(s string) (T, error) {
 		for _, v := range values {
 			if strings.EqualFold(s, string(v)) {
 				return v, nil
@@ -126,6 +127,10 @@ func choice[T ~string](field func(*Config) *T, values ...T) binding {
 		}
 		return "", errors.New("want " + oneOf(values))
 	}, func(v T) string { return string(v) })
+	for _, v := range values {
+		b.values = append(b.values, string(v))
+	}
+	return b
 }
 
 func oneOf[T ~string](values []T) string {
@@ -175,7 +180,7 @@ var levels = []struct {
 }
 
 func level(field func(*Config) *slog.Level) binding {
-	return bind(kindChoice, field, func(s string) (slog.Level, error) {
+	b := bind(kindChoice, field, func(s string) (slog.Level, error) {
 		for _, l := range levels {
 			if strings.EqualFold(s, l.name) {
 				return l.level, nil
@@ -190,6 +195,8 @@ func level(field func(*Config) *slog.Level) binding {
 		}
 		return v.String()
 	})
+	b.values = []string{"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+	return b
 }
 
 // duration accepts durations of at least least.
