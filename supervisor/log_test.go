@@ -1,0 +1,155 @@
+package supervisor
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestForwardsLogs(t *testing.T) {
+	const (
+		jsonLine = `{"time":"2026-11-23T13:39:15Z","level":"INFO","msg":"claimed","component":"fetcher","task":"t1"}`
+		textLine = `time=2026-11-23T13:39:15Z level=INFO msg=claimed component=fetcher task=t2`
+	)
+	long := strings.Repeat("y", maxLine+5)
+	stderr := jsonLine + "\n" + textLine + "\n\nplain words\n{not json}\n" + long + "\nwithout end"
+	a := launch(t, Config{Components: []Component{comp("fetcher", "print", stderr, "to stdout\n")}})
+	a.awaitReady(t)
+
+	for _, l := range []string{jsonLine, textLine} {
+		a.out.await(t, 1, "raw", l)
+	}
+	for _, want := range []struct{ msg, level string }{
+		{"plain words", "ERROR"},
+		{"{not json}", "ERROR"},
+		{long[:maxLine] + " [5 bytes cut]", "ERROR"},
+		{"to stdout", "INFO"},
+	} {
+		r := a.out.await(t, 1, "msg", want.msg)
+		if r.text("component") != "fetcher" || r.text("level") != want.level {
+			t.Errorf("%.20q is logged as component %q, level %q", want.msg, r.text("component"), r.text("level"))
+		}
+	}
+	if n := a.out.count("component", "fetcher", "msg", "without end"); n != 0 {
+		t.Errorf("a line was forwarded before its end")
+	}
+	a.signals <- syscall.SIGKILL // any signal but SIGHUP
+	if err := a.awaitEnd(t); err != nil {
+		t.Fatal(err)
+	}
+	// It ends where the component's own next record begins.
+	r := a.out.await(t, 1, "component", "fetcher", "level", "ERROR", "msg", lastPart(a.out, "without end"))
+	if !strings.HasPrefix(r.text("msg"), "without end") {
+		t.Errorf("the unfinished line is lost")
+	}
+}
+
+func lastPart(o *output, prefix string) string {
+	for _, l := range o.all() {
+		if m := parse(l).text("msg"); strings.HasPrefix(m, prefix) {
+			return m
+		}
+	}
+	return prefix
+}
+
+// A panic's trace is in the log in full, in order, and the death report says
+// what it was. Exit code 2, which the runtime ends with, is not taken for a
+// wrong configuration.
+func TestAPanicIsVisible(t *testing.T) {
+	a := launch(t, Config{Components: []Component{comp("runner", "panic", "disk on fire")}, Backoff: quick})
+	died := a.out.await(t, 1, "msg", "component died", "component", "runner")
+	if died.text("exit") != "exit status 2" || died.text("panic") != "panic: cannot go on: disk on fire" {
+		t.Errorf("death is reported as %v", died)
+	}
+	if tail := died.text("stderr"); !strings.Contains(tail, "goroutine ") {
+		t.Errorf("the last lines of stderr are %q", tail)
+	}
+	var trace []string
+	for _, l := range a.out.all() {
+		r := parse(l)
+		if r.text("msg") == "component died" {
+			break
+		}
+		if r.text("component") == "runner" && r.text("level") == "ERROR" {
+			trace = append(trace, r.text("msg"))
+		}
+	}
+	text := strings.Join(trace, "\n")
+	first := slices.Index(trace, "panic: cannot go on: disk on fire")
+	if first < 0 || !strings.Contains(text[len(strings.Join(trace[:first], "\n")):], "main.main()") {
+		t.Errorf("the trace is not complete:\n%s", text)
+	}
+	a.out.await(t, 3, "msg", "component died") // at the usual pace
+	if n := a.out.count("msg", "component refuses its configuration or arguments: correct them and restart the agent"); n != 0 {
+		t.Errorf("a panic was taken for a wrong configuration")
+	}
+}
+
+// Nobody reads the log: the component goes on, and so does the supervisor.
+func TestAStalledLogStopsNobody(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	t.Cleanup(func() { r.Close() }) // first: lets the blocked write go
+	a := launch(t, Config{Components: []Component{comp("runner", "flood")}, Output: w})
+	a.awaitReady(t)
+	if lost := a.relay.lost.Load(); lost == 0 {
+		t.Errorf("nothing was lost of 4 MiB that nobody read")
+	}
+	r.Close()
+	a.signals <- syscall.SIGTERM
+	if err := a.awaitEnd(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEachLine(t *testing.T) {
+	for _, tc := range []struct {
+		name, in string
+		limit    int
+		want     []string
+	}{
+		{"empty", "", 10, nil},
+		{"lines", "a\nb\n", 10, []string{"a+0", "b+0"}},
+		{"empty line", "a\n\nb\n", 10, []string{"a+0", "+0", "b+0"}},
+		{"no newline at the end", "a\nb", 10, []string{"a+0", "b+0"}},
+		{"cut", "abcdef\ng\n", 4, []string{"abcd+2", "g+0"}},
+		{"as long as the limit", "abcd\n", 4, []string{"abcd+0"}},
+		{"longer than the reader's buffer", strings.Repeat("z", 10000) + "\ny\n", 5000, []string{strings.Repeat("z", 5000) + "+5000", "y+0"}},
+		{"newline at the buffer's end", strings.Repeat("z", 4095) + "\ny\n", 9000, []string{strings.Repeat("z", 4095) + "+0", "y+0"}},
+		{"newline after the buffer's end", strings.Repeat("z", 4096) + "\ny\n", 9000, []string{strings.Repeat("z", 4096) + "+0", "y+0"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var got []string
+			eachLine(strings.NewReader(tc.in), tc.limit, func(line []byte, cut int) {
+				got = append(got, fmt.Sprintf("%s+%d", line, cut))
+			})
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got %.60q, want %.60q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestIsRecord(t *testing.T) {
+	for line, want := range map[string]bool{
+		`{"msg":"x"}`:    true,
+		`time=2026 msg=`: true,
+		`{"msg":"x"`:     false,
+		`{`:              false,
+		`[1]`:            false,
+		`panic: x`:       false,
+		`timeout`:        false,
+		``:               false,
+	} {
+		if got := isRecord([]byte(line)); got != want {
+			t.Errorf("isRecord(%q) = %v, want %v", line, got, want)
+		}
+	}
+}

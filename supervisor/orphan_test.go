@@ -1,0 +1,114 @@
+package supervisor
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// supervisorProcess starts a supervisor that can be killed: the program with
+// the given stop limit and components, see superviseAlone.
+func supervisorProcess(t *testing.T, program string, args ...string) (*exec.Cmd, *output) {
+	t.Helper()
+	out := newOutput()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, append([]string{"supervisor"}, args...)...)
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	var reading sync.WaitGroup
+	reading.Go(func() { _, _ = io.Copy(out, r) })
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		reading.Wait()
+		r.Close()
+	})
+	return cmd, out
+}
+
+// The supervisor is killed as the kernel kills when memory runs out. All that
+// it started go, each in its own way: one stops when asked, one finishes its
+// work although nobody reads its log any more, one hangs with a grandchild.
+func TestNoOrphanSurvivesSIGKILL(t *testing.T) {
+	note := filepath.Join(t.TempDir(), "note")
+	cmd, out := supervisorProcess(t, "/proc/self/exe", "2s", "fetcher:serve:1ms", "runner:careful:"+note, "notifier:stubborn:")
+	var all []process
+	for _, name := range []string{"fetcher", "runner", "notifier"} {
+		all = append(all, open(t, out.await(t, 1, "component", name, "msg", "serving").pid()))
+	}
+	all = append(all, open(t, out.await(t, 1, "msg", "holding").pid()))
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		p.awaitEnd(t)
+	}
+	if b, err := os.ReadFile(note); err != nil || string(b) != "finished" {
+		t.Errorf("the runner could not finish its work: note %q, %v", b, err)
+	}
+}
+
+// The same end, by a panic's or a core-dumping signal's way out.
+func TestNoOrphanSurvivesSIGQUIT(t *testing.T) {
+	cmd, out := supervisorProcess(t, "/proc/self/exe", "2s", "fetcher:serve:1ms", "runner:serve:1ms")
+	var all []process
+	for _, name := range []string{"fetcher", "runner"} {
+		all = append(all, open(t, out.await(t, 1, "component", name, "msg", "serving").pid()))
+	}
+	if err := cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		p.awaitEnd(t)
+	}
+}
+
+// A package upgrade replaces the program under a running agent: what is
+// restarted is of the version that runs.
+func TestAnUpgradeInPlaceDoesNotMixVersions(t *testing.T) {
+	program := copyOfSelf(t)
+	_, out := supervisorProcess(t, program, "2s", "fetcher:serve:1ms")
+	pid := out.await(t, 1, "msg", "serving").pid()
+	next := filepath.Join(t.TempDir(), "next")
+	if err := os.WriteFile(next, []byte("#!/bin/sh\nexit 7\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, program); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	out.await(t, 2, "msg", "serving")
+	if n := out.count("exit", "exit status 7"); n != 0 {
+		t.Errorf("the new version was started %d times", n)
+	}
+}
+
+// Stopping politely, from the outside, as a service manager does.
+func TestSIGTERMEndsTheWholeTree(t *testing.T) {
+	cmd, out := supervisorProcess(t, "/proc/self/exe", "10s", "fetcher:serve:1ms", "runner:serve:1ms", "notifier:serve:1ms")
+	var all []process
+	for _, name := range []string{"fetcher", "runner", "notifier"} {
+		all = append(all, open(t, out.await(t, 1, "component", name, "msg", "serving").pid()))
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the supervisor ends with %v, want success", err)
+	}
+	for _, p := range all {
+		p.awaitEnd(t)
+	}
+}
