@@ -105,19 +105,26 @@ func (c *conversation) because(err error) (reason, advice string) {
 	case c.ctx.Err() != nil && !errors.Is(c.ctx.Err(), context.DeadlineExceeded):
 		return "interrupted", ""
 	case errors.As(err, &timeout) && timeout.Timeout(), c.ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Sprintf("no answer within %s", c.timeout), "check smtp_host and smtp_port in deployment_config and the firewall"
+		advice = "check smtp_host and smtp_port in deployment_config and the firewall"
+		if c.greeting() && c.mode != TLSImplicit {
+			advice += "; " + speaksTLS
+		}
+		return fmt.Sprintf("no answer within %s", c.timeout), advice
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused", "check smtp_host and smtp_port in deployment_config, and that the server runs"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		reason = "the server closed the connection"
-		if strings.HasPrefix(c.action, "wait for the greeting") && c.mode != TLSImplicit {
-			advice = `if this port speaks TLS from the start, set notify.tls = "implicit"`
+		if c.greeting() && c.mode != TLSImplicit {
+			advice = speaksTLS
 		}
-		return reason, advice
+		return "the server closed the connection", advice
 	default:
 		return plainError(err), ""
 	}
 }
+
+const speaksTLS = `if this port speaks TLS from the start, set notify.tls = "implicit"`
+
+func (c *conversation) greeting() bool { return strings.HasPrefix(c.action, "wait for the greeting") }
 
 func (c *conversation) replyAdvice(r *textproto.Error) string {
 	switch {

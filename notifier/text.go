@@ -2,7 +2,10 @@ package notifier
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf8"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
 // textWidth is the longest line of a plain-text mail in characters; what has
@@ -49,3 +52,86 @@ func pad(s string) string {
 
 // rule underlines a heading.
 func rule(s string) string { return strings.Repeat("-", utf8.RuneCountInString(s)) }
+
+// word makes s one short line, and instead when nothing is left of it.
+func word(s, instead string) string {
+	s = strings.TrimSpace(task.SafeText(line(s), maxWord))
+	if s == "" {
+		return instead
+	}
+	return s
+}
+
+// line makes s one line of printable text: what would break a line becomes a
+// space, terminal colours go, and so do characters that only deceive.
+func line(s string) string { return strings.Join(strings.FieldsFunc(printable(s), isBreak), " ") }
+
+// block does the same for text of several lines.
+func block(s string) string {
+	s = strings.ReplaceAll(s, "\r\n", "\n")
+	lines := strings.FieldsFunc(printable(s), isBreak)
+	for i, l := range lines {
+		lines[i] = strings.TrimRight(l, " ")
+	}
+	return strings.TrimSpace(strings.Join(lines, "\n"))
+}
+
+func isBreak(r rune) bool { return r == '\n' || r == '\r' || r == '\u2028' || r == '\u2029' }
+
+// printable drops terminal escape sequences, control characters and the
+// invisible ones that reorder text.
+func printable(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	var b strings.Builder
+	for len(s) > 0 {
+		if n := escapeSequence(s); n > 0 {
+			s = s[n:]
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(s)
+		s = s[n:]
+		switch {
+		case r == '\t':
+			b.WriteString("    ")
+		case isBreak(r):
+			b.WriteRune(r)
+		case unicode.IsControl(r), unicode.Is(unicode.Cf, r):
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// escapeSequence returns the length of the ANSI control sequence s begins
+// with, 0 when it begins with none.
+func escapeSequence(s string) int {
+	if !strings.HasPrefix(s, "\x1b[") {
+		return 0
+	}
+	for i := 2; i < len(s); i++ {
+		if s[i] >= 0x40 && s[i] <= 0x7e {
+			return i + 1
+		}
+		if s[i] < 0x20 {
+			return 0
+		}
+	}
+	return len(s)
+}
+
+func capital(s string) string {
+	r, n := utf8.DecodeRuneInString(s)
+	if n == 0 {
+		return s
+	}
+	return string(unicode.ToUpper(r)) + s[n:]
+}
+
+// typeable reports whether s can stand in a command that people copy into a
+// shell: ids are opaque text.
+func typeable(s string) bool {
+	return s != "" && len(s) <= maxWord && !strings.HasPrefix(s, "-") && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.:", r)
+	})
+}

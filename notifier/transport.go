@@ -1,7 +1,6 @@
 package notifier
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/wneessen/go-mail/smtp"
 )
 
 // Settings say through which server mail goes. They are read from
@@ -31,7 +28,7 @@ func (s Settings) Configured() bool { return strings.TrimSpace(s.Host) != "" }
 
 // String shows the settings without the password.
 func (s Settings) String() string {
-	return fmt.Sprintf("%s port %d, login %q, from %q", s.Host, s.Port, s.User, s.From)
+	return fmt.Sprintf("%q port %d, login %q, from %q", s.Host, s.Port, s.User, s.From)
 }
 
 // GoString is String: %#v must not show the password either.
@@ -122,6 +119,12 @@ type route struct {
 func (t Transport) route(s Settings) (route, error) {
 	r := route{host: strings.Trim(strings.TrimSpace(s.Host), "[]"), mode: t.TLS}
 	port, local := s.Port, loopback(r.host)
+	if strings.ContainsFunc(r.host, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '/' }) || port < 0 || port > 65535 {
+		return r, &sendError{
+			action: "connect to the mail server", reason: fmt.Sprintf("%q port %d is no address of one", word(r.host, ""), port),
+			advice: "correct smtp_host and smtp_port in deployment_config", retry: true,
+		}
+	}
 	switch t.TLS {
 	case "", TLSAuto:
 		r.mode = TLSStartTLS
@@ -161,156 +164,6 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// conversation is an open connection to a mail server. One goroutine owns it.
-type conversation struct {
-	route
-	ctx            context.Context
-	timeout        time.Duration
-	user, password string   // for errors: to leave them out
-	conn           net.Conn // the raw one: deadlines and the end of everything
-	client         *smtp.Client
-	action         string      // the step that is being taken, for errors
-	stop           func() bool // forgets what the end of ctx would do to conn
-	cancel         context.CancelFunc
-}
-
-// open connects, encrypts and logs in. The caller closes the conversation.
-func (t Transport) open(ctx context.Context, s Settings) (*conversation, error) {
-	r, err := t.route(s)
-	if err != nil {
-		return nil, err
-	}
-	c := &conversation{route: r, timeout: t.timeout(), user: s.User, password: s.Password}
-	c.ctx, c.cancel = context.WithTimeout(ctx, maxSteps*c.timeout)
-	if err := c.begin(t, s); err != nil {
-		err = c.explain(err)
-		c.close()
-		return nil, err
-	}
-	return c, nil
-}
-
-func (c *conversation) begin(t Transport, s Settings) error {
-	c.step("connect to " + c.addr)
-	conf, err := t.tlsConfig(c.host)
-	if err != nil {
-		return err
-	}
-	dialer := net.Dialer{Timeout: c.timeout}
-	raw, err := dialer.DialContext(c.ctx, "tcp", c.addr)
-	if err != nil {
-		return err
-	}
-	c.conn = &boundedConn{Conn: raw, left: maxReplies}
-	c.stop = context.AfterFunc(c.ctx, func() { _ = raw.Close() })
-
-	speaking := c.conn
-	if c.mode == TLSImplicit {
-		c.step("start TLS with " + c.addr)
-		encrypted := tls.Client(c.conn, conf)
-		if err := encrypted.HandshakeContext(c.ctx); err != nil {
-			return err
-		}
-		speaking = encrypted
-	}
-	c.step("wait for the greeting of " + c.addr)
-	if c.client, err = smtp.NewClient(speaking, c.host); err != nil {
-		return err
-	}
-	c.step("introduce ourselves to " + c.addr)
-	if err := c.client.Hello(helo(t.Helo)); err != nil {
-		return err
-	}
-	encrypted := c.mode == TLSImplicit
-	if offered, _ := c.client.Extension("STARTTLS"); !encrypted && c.mode != TLSNone {
-		switch {
-		case offered:
-			c.step("start TLS with " + c.addr)
-			if err := c.client.StartTLS(conf); err != nil {
-				return err
-			}
-			encrypted = true
-		case c.mode == TLSStartTLS:
-			c.step("start TLS with " + c.addr)
-			return errNoSTARTTLS
-		}
-	}
-	// A name like localhost can be made to lead elsewhere.
-	if remote, ok := raw.RemoteAddr().(*net.TCPAddr); !encrypted && (!ok || !remote.IP.IsLoopback()) {
-		return errNotLocal
-	}
-	return c.login(s)
-}
-
-// login authenticates if a user is set. Over a verified connection, and to
-// this host, PLAIN is the mechanism that works wherever the password is right;
-// servers offer the challenge mechanisms even for users who have none.
-func (c *conversation) login(s Settings) error {
-	if s.User == "" {
-		return nil
-	}
-	c.step("log in to " + c.addr)
-	ok, offered := c.client.Extension("AUTH")
-	if !ok {
-		return errNoLogin
-	}
-	const local = true // what is not encrypted has been refused unless it is local
-	for _, mech := range []struct {
-		name string
-		auth func() smtp.Auth
-	}{
-		{"PLAIN", func() smtp.Auth { return smtp.PlainAuth("", s.User, s.Password, c.host, local) }},
-		{"LOGIN", func() smtp.Auth { return smtp.LoginAuth(s.User, s.Password, c.host, local) }},
-		{"SCRAM-SHA-256", func() smtp.Auth { return smtp.ScramSHA256Auth(s.User, s.Password) }},
-		{"SCRAM-SHA-1", func() smtp.Auth { return smtp.ScramSHA1Auth(s.User, s.Password) }},
-		{"CRAM-MD5", func() smtp.Auth { return smtp.CRAMMD5Auth(s.User, s.Password) }},
-	} {
-		for m := range strings.FieldsSeq(offered) {
-			if strings.EqualFold(m, mech.name) {
-				return c.client.Auth(mech.auth())
-			}
-		}
-	}
-	return fmt.Errorf("%w: it offers %s", errNoMechanism, word(offered, "none"))
-}
-
-// step names what is done next and gives it its time.
-func (c *conversation) step(action string) {
-	c.action = action
-	if c.conn != nil {
-		_ = c.conn.SetDeadline(time.Now().Add(c.timeout)) // fails on a closed connection, as the step will
-	}
-}
-
-// linger lets the step that was begun go on for a moment when ctx ends, instead
-// of cutting it: a mail whose acceptance is not heard of is sent twice.
-func (c *conversation) linger() {
-	if c.stop() {
-		conn := c.conn
-		c.stop = context.AfterFunc(c.ctx, func() { _ = conn.SetDeadline(time.Now().Add(lingerTime)) })
-	}
-}
-
-// close ends the conversation without ceremony.
-func (c *conversation) close() {
-	if c.stop != nil {
-		c.stop()
-	}
-	if c.conn != nil {
-		_ = c.conn.Close()
-	}
-	c.cancel()
-}
-
-// quit says goodbye. What the server answers changes nothing any more.
-func (c *conversation) quit() {
-	if c.ctx.Err() != nil {
-		return
-	}
-	c.step("say goodbye to " + c.addr)
-	_ = c.client.Quit()
-}
-
 func (t Transport) tlsConfig(host string) (*tls.Config, error) {
 	conf := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
 	if t.CAFile == "" {
@@ -338,20 +191,4 @@ func helo(name string) string {
 		return "localhost"
 	}
 	return name
-}
-
-// boundedConn fails reads beyond its allowance.
-type boundedConn struct {
-	net.Conn
-	left int // bytes
-}
-
-// Read reads what is left of the allowance.
-func (b *boundedConn) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, errTooTalkative
-	}
-	n, err := b.Conn.Read(p[:min(len(p), b.left)])
-	b.left -= n
-	return n, err
 }

@@ -1,0 +1,530 @@
+package notifier
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+)
+
+// memoryBook is a Book whose pages a test can turn.
+type memoryBook struct {
+	mu       sync.Mutex
+	settings Settings
+	admins   []Recipient
+	err      error
+	failures int // answered with err
+}
+
+func (b *memoryBook) set(change func(*memoryBook)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(b)
+}
+
+func (b *memoryBook) MailSettings(context.Context) (Settings, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failures != 0 {
+		b.failures--
+		return Settings{}, b.err
+	}
+	return b.settings, nil
+}
+
+func (b *memoryBook) ActiveAdmins(context.Context) ([]Recipient, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.admins), nil
+}
+
+// bench is a staging directory, a mail server, and what the notifier under
+// test is given.
+type bench struct {
+	t      *testing.T
+	ctx    context.Context // bounds every waiting
+	path   string
+	dir    *staging.Dir
+	server *testenv.SMTP
+	book   *memoryBook
+	log    *logBuffer
+}
+
+func newBench(t *testing.T, admins ...string) *bench {
+	b := &bench{t: t, path: filepath.Join(t.TempDir(), "staging"), log: &logBuffer{changed: make(chan struct{})}}
+	var cancel context.CancelFunc
+	b.ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	b.server = testenv.NewSMTP(t, testenv.SMTPOptions{})
+	b.book = &memoryBook{settings: b.settings()}
+	for _, a := range admins {
+		b.book.admins = append(b.book.admins, Recipient{Address: a})
+	}
+	b.open()
+	t.Cleanup(func() { _ = b.dir.Close() })
+	return b
+}
+
+func (b *bench) settings() Settings {
+	return Settings{Host: b.server.Host, Port: b.server.Port, From: "agent@example.com"}
+}
+
+func (b *bench) open() {
+	b.t.Helper()
+	var err error
+	if b.dir, err = staging.Open(b.path, staging.Notifier); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// finished puts a task with an outcome where the runner leaves it.
+func (b *bench) finished(name string, o task.Outcome) *staging.Task {
+	b.t.Helper()
+	draft, err := b.dir.Create(name)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	st, err := draft.Publish(staging.Manifest{TaskID: o.TaskID, Kind: o.Kind, Token: o.Token})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, step := range []func() error{st.Take, func() error { return st.SetOutcome(o) }, st.Finish} {
+		if err := step(); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return st
+}
+
+// run starts a notifier with short delays; the returned function stops it and
+// waits for it. It also ends with the test.
+func (b *bench) run(opts Options, change ...func(*Notifier)) (stop func()) {
+	b.t.Helper()
+	opts.Origin, opts.Log = origin, slog.New(slog.NewTextHandler(b.log, nil))
+	n := New(b.dir, b.book, opts)
+	n.backoff = func(int, time.Duration) time.Duration { return time.Millisecond }
+	for _, c := range change {
+		c(n)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			b.t.Error(err)
+		}
+	})
+	b.t.Cleanup(stop)
+	return stop
+}
+
+// gone waits until nothing is left of any task.
+func (b *bench) gone() {
+	b.t.Helper()
+	b.left(0)
+}
+
+// left waits until n tasks lie in done and none in the trash.
+func (b *bench) left(n int) {
+	b.t.Helper()
+	w := b.dir.Watch(time.Second, staging.Done, staging.Trash)
+	defer w.Stop()
+	for {
+		done, err := b.dir.List(staging.Done)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		trash, err := b.dir.List(staging.Trash)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if len(done) == n && len(trash) == 0 {
+			return
+		}
+		select {
+		case <-w.Hints():
+		case <-b.ctx.Done():
+			b.t.Fatalf("%d tasks in done, %d in trash", len(done), len(trash))
+		}
+	}
+}
+
+func (b *bench) mails(n int) []testenv.Mail {
+	b.t.Helper()
+	mails, err := b.server.Await(b.ctx, n)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if len(mails) != n {
+		b.t.Fatalf("got %d mails, want %d", len(mails), n)
+	}
+	return mails
+}
+
+func recipients(mails []testenv.Mail) []string {
+	var to []string
+	for _, m := range mails {
+		to = append(to, strings.Join(m.To, "+"))
+	}
+	slices.Sort(to)
+	return to
+}
+
+func messageIDs(t *testing.T, mails []testenv.Mail) []string {
+	t.Helper()
+	var ids []string
+	for _, m := range mails {
+		ids = append(ids, parse(t, m.Raw).header.Get("Message-Id"))
+	}
+	return ids
+}
+
+// logBuffer keeps what was logged and tells when more was.
+type logBuffer struct {
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	changed chan struct{}
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.changed)
+	l.changed = make(chan struct{})
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logBuffer) await(ctx context.Context, t *testing.T, text string) {
+	t.Helper()
+	for {
+		l.mu.Lock()
+		found, changed := strings.Contains(l.buf.String(), text), l.changed
+		l.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatalf("nobody logged %q", text)
+		}
+	}
+}
+
+func TestEveryActiveAdminGetsOneMail(t *testing.T) {
+	b := newBench(t, "ada@example.com", "bob@example.com", "Carl <carl@example.com>", "ADA@example.com", "dora@example.com", "eve@example.com")
+	b.finished("a", outcomes()["success"])
+	b.run(Options{})
+	b.gone()
+	mails := b.mails(5)
+	if got := recipients(mails); !slices.Equal(got, []string{"ada@example.com", "bob@example.com", "carl@example.com", "dora@example.com", "eve@example.com"}) {
+		t.Errorf("mails went to %q", got)
+	}
+	ids := messageIDs(t, mails)
+	slices.Sort(ids)
+	if len(slices.Compact(ids)) != 5 {
+		t.Errorf("Message-IDs repeat: %q", ids)
+	}
+	// A later outcome is noticed.
+	b.finished("b", outcomes()["failed"])
+	b.gone()
+	b.mails(10)
+}
+
+func TestRetryAndFinalityAreEachRecipientsOwn(t *testing.T) {
+	b := newBench(t, "busy@example.com", "gone@example.com", "fine@example.com", "not an address", "slow@example.com")
+	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "busy@example.com", Code: 451, Times: 3})
+	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "gone@example.com", Code: 550})
+	b.server.Refuse(testenv.Refusal{Verb: "DATA", Address: "slow@example.com", Code: 452, Times: 2})
+	b.finished("a", outcomes()["success"])
+	b.run(Options{})
+	b.gone()
+	if got := recipients(b.mails(3)); !slices.Equal(got, []string{"busy@example.com", "fine@example.com", "slow@example.com"}) {
+		t.Errorf("mails went to %q", got)
+	}
+	if n := b.server.Refused(); n != 3+1+2 {
+		t.Errorf("%d refusals: a final one was tried again, or a passing one was not", n)
+	}
+	for _, want := range []string{
+		`level=ERROR msg="mail not sent" component=notifier task=a state=done recipient=gone@example.com`,
+		`level=ERROR msg="cannot mail an active administrator`,
+	} {
+		if !strings.Contains(b.log.String(), want) {
+			t.Errorf("the log does not say %s\n%s", want, b.log)
+		}
+	}
+}
+
+func TestSettingsAreReadAtEachSend(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	wrong := scripted(t, hangUp)
+	b.book.settings = wrong
+	b.finished("a", outcomes()["success"])
+	b.run(Options{})
+	b.log.await(b.ctx, t, "mail not sent yet")
+	b.book.set(func(book *memoryBook) { book.settings = b.settings() })
+	b.gone()
+	b.mails(1)
+}
+
+func TestDatabaseThatIsDownDelaysMail(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	b.book.err, b.book.failures = errors.New("connection refused"), 3
+	b.finished("a", outcomes()["success"])
+	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451, Times: 1})
+	b.run(Options{})
+	if err := b.server.AwaitRefused(b.ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	b.gone()
+	b.mails(1)
+	if n := strings.Count(b.log.String(), "connection refused"); n != 3 {
+		t.Errorf("%d of 3 failures were logged\n%s", n, b.log)
+	}
+}
+
+func TestNoServerIsSaidOnceAndIsNoError(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	b.book.settings = Settings{From: "agent@example.com"}
+	for _, name := range []string{"a", "b", "c"} {
+		b.finished(name, outcomes()["success"])
+	}
+	b.run(Options{})
+	b.gone()
+	log := b.log.String()
+	if n := strings.Count(log, "no mail is sent: set smtp_host"); n != 1 || strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=WARN") {
+		t.Errorf("said %d times:\n%s", n, log)
+	}
+	// The next task sees that mail was switched on.
+	b.book.set(func(book *memoryBook) { book.settings = b.settings() })
+	b.finished("d", outcomes()["success"])
+	b.gone()
+	b.mails(1)
+}
+
+func TestNobodyToTell(t *testing.T) {
+	b := newBench(t)
+	b.finished("a", outcomes()["success"])
+	b.finished("b", outcomes()["success"])
+	b.run(Options{})
+	b.gone()
+	if n := strings.Count(b.log.String(), "no active administrator"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, b.log)
+	}
+	b.mails(0)
+}
+
+func TestMailSwitchedOffMeanwhileIsDropped(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	b.book.settings = scripted(t, hangUp)
+	b.finished("a", outcomes()["success"])
+	b.run(Options{})
+	b.log.await(b.ctx, t, "mail not sent yet")
+	b.book.set(func(book *memoryBook) { book.settings = Settings{} })
+	b.gone()
+	if log := b.log.String(); strings.Count(log, "set smtp_host") != 1 || strings.Contains(log, "level=ERROR") {
+		t.Errorf("log says\n%s", log)
+	}
+}
+
+func TestOldMailIsGivenUp(t *testing.T) {
+	b := newBench(t, "ada@example.com", "bob@example.com")
+	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 451})
+	b.finished("a", outcomes()["success"])
+	var mu sync.Mutex
+	var ahead time.Duration
+	b.run(Options{MaxAge: time.Hour}, func(n *Notifier) {
+		n.now = func() time.Time {
+			mu.Lock()
+			defer mu.Unlock()
+			return time.Now().Add(ahead)
+		}
+	})
+	if err := b.server.AwaitRefused(b.ctx, 3); err != nil {
+		t.Fatal(err)
+	}
+	b.left(1)
+	mu.Lock()
+	ahead = 61 * time.Minute
+	mu.Unlock()
+	b.gone()
+	b.mails(1)
+	if log := b.log.String(); !strings.Contains(log, "gave up after 1h0m0s") {
+		t.Errorf("log says\n%s", log)
+	}
+}
+
+// A crash after the server took a mail and before that was recorded repeats
+// the mail, and only that one, under the same Message-ID.
+func TestRepeatAfterACrashHasTheSameMessageID(t *testing.T) {
+	b := newBench(t, "ada@example.com", "bob@example.com")
+	o := outcomes()["failed"]
+	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 451})
+	st := b.finished("a", o)
+	stop := b.run(Options{})
+	b.mails(1)
+	if err := b.server.AwaitRefused(b.ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	before, err := os.ReadFile(st.Path(DeliveriesFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ReadLedger(st)
+	if err != nil || l.Deliveries[0].State != StateSent || l.Deliveries[1].State != StatePending {
+		t.Fatalf("the record is %+v (%v)", l, err)
+	}
+	if err := st.Discard(); err != nil {
+		t.Fatal(err)
+	}
+
+	for range 2 { // the second time is after the crash
+		st = b.finished("a", o)
+		if err := os.WriteFile(st.Path(DeliveriesFile), before, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.restartServer()
+		b.book.set(func(book *memoryBook) {
+			book.settings = b.settings()
+			book.settings.From = "other@example.org" // a new sender makes no new Message-ID
+			book.admins = nil                        // nor does a changed table change whom this outcome is told to
+		})
+		stop = b.run(Options{})
+		b.gone()
+		stop()
+		mails := b.mails(1)
+		if got := recipients(mails); !slices.Equal(got, []string{"bob@example.com"}) {
+			t.Errorf("mails went to %q", got)
+		}
+		if id := messageIDs(t, mails)[0]; id != "<"+l.Deliveries[1].MessageID+">" {
+			t.Errorf("Message-ID is %s, was %s", id, l.Deliveries[1].MessageID)
+		}
+	}
+}
+
+// restartServer replaces the mail server by one that refuses nothing.
+func (b *bench) restartServer() { b.server = testenv.NewSMTP(b.t, testenv.SMTPOptions{}) }
+
+func TestStopIsPromptWithASilentServer(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	b.book.settings = scripted(t, takeNothing)
+	b.finished("a", outcomes()["success"])
+	stop := b.run(Options{Transport: Transport{Timeout: time.Hour}})
+	b.ledger("a", func(l *Ledger) bool { return len(l.Deliveries) == 1 })
+	stop()
+	b.left(1)
+	b.ledger("a", func(l *Ledger) bool { return l.Deliveries[0].State == StatePending && l.Deliveries[0].Attempts == 0 })
+}
+
+// ledger waits for a record that satisfies ok.
+func (b *bench) ledger(name string, ok func(*Ledger) bool) {
+	b.t.Helper()
+	tasks, err := b.dir.List(staging.Done)
+	if err != nil || len(tasks) != 1 || tasks[0].Name != name {
+		b.t.Fatalf("done holds %v (%v)", tasks, err)
+	}
+	w := watchFile(b.t, tasks[0].Path())
+	for {
+		l, err := ReadLedger(tasks[0])
+		if err == nil && ok(l) {
+			return
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			b.t.Fatal(err)
+		}
+		select {
+		case <-w:
+		case <-b.ctx.Done():
+			b.t.Fatalf("the record is %+v (%v)", l, err)
+		}
+	}
+}
+
+func TestOutcomeThatCannotBeReadIsSetAside(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	st := b.finished("a", outcomes()["success"])
+	if err := os.WriteFile(st.Path(staging.OutcomeFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.finished("b", outcomes()["success"])
+	b.run(Options{})
+	b.gone()
+	b.mails(1)
+	set, err := b.dir.List(staging.Quarantine)
+	if err != nil || len(set) != 1 || set[0].Name != "a" {
+		t.Errorf("quarantine holds %v (%v)", set, err)
+	}
+	if !strings.Contains(b.log.String(), "set a task aside") {
+		t.Errorf("log says\n%s", b.log)
+	}
+}
+
+func TestBrokenRecordIsBegunAnew(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	st := b.finished("a", outcomes()["success"])
+	if err := os.WriteFile(st.Path(DeliveriesFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.run(Options{})
+	b.gone()
+	b.mails(1)
+}
+
+func TestSomeSettledTasksAreKept(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	for i := range 4 {
+		b.finished(fmt.Sprint("task-", i), outcomes()["success"])
+	}
+	stop := b.run(Options{Keep: 2})
+	b.mails(4)
+	b.left(2)
+	stop()
+	// Kept ones are not told again, and go when newer ones come.
+	b.finished("task-9", outcomes()["success"])
+	b.run(Options{Keep: 2})
+	b.mails(5)
+	b.left(2)
+	tasks, err := b.dir.List(staging.Done)
+	if err != nil || len(tasks) != 2 || tasks[0].Name != "task-3" || tasks[1].Name != "task-9" {
+		t.Errorf("kept %v (%v)", tasks, err)
+	}
+	for _, kept := range tasks {
+		if _, err := kept.Outcome(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestBackoffGrowsToItsLimit(t *testing.T) {
+	for _, c := range []struct {
+		n    int
+		want time.Duration
+	}{{1, 5 * time.Second}, {2, 10 * time.Second}, {5, 80 * time.Second}, {9, backoffMax}, {1000, backoffMax}} {
+		for range 50 {
+			if got := backoff(c.n, backoffMax); got < c.want*4/5 || got > c.want*6/5 {
+				t.Errorf("after %d failures %s; want about %s", c.n, got, c.want)
+			}
+		}
+	}
+}

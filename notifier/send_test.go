@@ -1,0 +1,428 @@
+package notifier
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/mail"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+)
+
+const password = "pa55 w0rd=ü"
+
+func TestEncryptionAndLogin(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		server testenv.SMTPOptions
+		tls    TLSMode
+		trust  bool // give the client the server's authority
+		user   string
+		pass   string
+		// want is "" for a delivered mail, otherwise a part of the error.
+		want      string
+		encrypted bool
+	}{
+		{name: "plain on loopback"},
+		{name: "none on loopback", tls: TLSNone},
+		{name: "none leaves STARTTLS alone", server: testenv.SMTPOptions{STARTTLS: true}, tls: TLSNone},
+		{name: "STARTTLS is taken when offered", server: testenv.SMTPOptions{STARTTLS: true}, trust: true, encrypted: true},
+		{name: "STARTTLS demanded", server: testenv.SMTPOptions{STARTTLS: true}, tls: TLSStartTLS, trust: true, encrypted: true},
+		{name: "STARTTLS demanded and not offered", tls: TLSStartTLS, want: "does not offer STARTTLS"},
+		{name: "implicit", server: testenv.SMTPOptions{Implicit: true}, tls: TLSImplicit, trust: true, encrypted: true},
+		{name: "implicit on a plain port", tls: TLSImplicit, want: "does not speak TLS from the start"},
+		{
+			name: "unknown authority", server: testenv.SMTPOptions{STARTTLS: true},
+			want: "signed by an authority this host does not know; set notify.ca_file",
+		},
+		{
+			name: "unknown authority, demanded", server: testenv.SMTPOptions{STARTTLS: true}, tls: TLSStartTLS,
+			want: "signed by an authority this host does not know; set notify.ca_file",
+		},
+		{
+			name: "unknown authority, implicit", server: testenv.SMTPOptions{Implicit: true}, tls: TLSImplicit,
+			want: "signed by an authority this host does not know; set notify.ca_file",
+		},
+		{
+			name: "certificate for another name", server: testenv.SMTPOptions{STARTTLS: true, Hosts: []string{"mail.example.com", "mx.example.com"}},
+			trust: true, want: "certificate is for mail.example.com, mx.example.com, not for 127.0.0.1; set smtp_host",
+		},
+		{name: "login over STARTTLS", server: testenv.SMTPOptions{STARTTLS: true, User: "agent", Password: password}, trust: true, user: "agent", pass: password, encrypted: true},
+		{name: "login over implicit TLS", server: testenv.SMTPOptions{Implicit: true, User: "agent", Password: password}, tls: TLSImplicit, trust: true, user: "agent", pass: password, encrypted: true},
+		{name: "login in the clear on loopback", server: testenv.SMTPOptions{User: "agent", Password: password}, user: "agent", pass: password},
+		{name: "only LOGIN", server: testenv.SMTPOptions{User: "agent", Password: password, Mechanisms: []string{"LOGIN"}}, user: "agent", pass: password},
+		{name: "no mechanism in common", server: testenv.SMTPOptions{User: "agent", Password: password, Mechanisms: []string{"GSSAPI"}}, user: "agent", pass: password, want: "it offers GSSAPI"},
+		{name: "wrong password", server: testenv.SMTPOptions{User: "agent", Password: "other"}, user: "agent", pass: password, want: "535 5.7.8 Authentication failed; check smtp_user and smtp_password"},
+		{name: "login wanted and not offered", user: "agent", pass: password, want: "offers no login; clear smtp_user"},
+		{name: "login missing", server: testenv.SMTPOptions{User: "agent", Password: password}, want: "530 5.7.0 Authentication required; check smtp_user"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			server := testenv.NewSMTP(t, c.server)
+			s := Settings{Host: server.Host, Port: server.Port, User: c.user, Password: c.pass, From: "agent@example.com"}
+			tr := Transport{TLS: c.tls}
+			if c.trust {
+				var err error
+				if tr.CAFile, err = server.WriteCA(t.TempDir()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			retry, err := sendOutcome(t.Context(), s, tr, outcomes()["success"], admin)
+			mails := server.Mails()
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), server.Addr()) {
+					t.Fatalf("error is %v; want %q and the address in it", err, c.want)
+				}
+				if !retry {
+					t.Error("what can be mended is final")
+				}
+				if strings.Contains(err.Error(), password) || len(mails) != 0 {
+					t.Errorf("%d mails; error %v", len(mails), err)
+				}
+				if cerr := Check(t.Context(), s, tr); c.name != "login missing" && (cerr == nil || cerr.Error() != err.Error()) {
+					t.Errorf("check says %v, send says %v", cerr, err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(mails) != 1 || mails[0].TLS != c.encrypted || mails[0].User != c.user {
+				t.Errorf("got %d mails, %+v", len(mails), mails)
+			}
+			if err := Check(t.Context(), s, tr); err != nil {
+				t.Error(err)
+			}
+			if n := len(server.Mails()); n != 1 {
+				t.Errorf("check sent %d mails", n-1)
+			}
+		})
+	}
+}
+
+func TestRoute(t *testing.T) {
+	for _, c := range []struct {
+		host string
+		port int
+		tls  TLSMode
+		addr string
+		mode TLSMode // "" is refused
+	}{
+		{"mail.example.com", 0, TLSAuto, "mail.example.com:587", TLSStartTLS},
+		{"mail.example.com", 25, "", "mail.example.com:25", TLSStartTLS},
+		{"mail.example.com", 465, TLSAuto, "mail.example.com:465", TLSImplicit},
+		{"mail.example.com", 0, TLSImplicit, "mail.example.com:465", TLSImplicit},
+		{"mail.example.com", 465, TLSStartTLS, "mail.example.com:465", TLSStartTLS},
+		{"mail.example.com", 25, TLSNone, "", ""},
+		{"10.0.0.1", 25, TLSNone, "", ""},
+		{"localhost.example.com", 25, TLSAuto, "localhost.example.com:25", TLSStartTLS},
+		{"localhost", 25, TLSAuto, "localhost:25", TLSAuto},
+		{" 127.3.2.1 ", 25, TLSAuto, "127.3.2.1:25", TLSAuto},
+		{"::1", 25, TLSAuto, "[::1]:25", TLSAuto},
+		{"[::1]", 25, TLSNone, "[::1]:25", TLSNone},
+		{"localhost", 465, TLSAuto, "localhost:465", TLSImplicit},
+		{"localhost", 25, "ssl", "", ""},
+	} {
+		r, err := Transport{TLS: c.tls}.route(Settings{Host: c.host, Port: c.port})
+		if (err != nil) != (c.mode == "") || err == nil && (r.mode != c.mode || r.addr != c.addr) {
+			t.Errorf("%s port %d with %q: got %+v, %v", c.host, c.port, c.tls, r, err)
+		}
+	}
+}
+
+func TestRefusalsAreRetriedOrFinal(t *testing.T) {
+	for _, c := range []struct {
+		verb  string
+		code  int
+		retry bool
+	}{
+		{"MAIL", 451, true},
+		{"MAIL", 421, true},
+		{"MAIL", 550, false},
+		{"MAIL", 535, true}, // about the login, which can be mended
+		{"RCPT", 450, true},
+		{"RCPT", 550, false},
+		{"RCPT", 553, false},
+		{"DATA", 452, true},
+		{"DATA", 554, false},
+		{"AUTH", 454, true},
+		{"AUTH", 535, true},
+	} {
+		t.Run(fmt.Sprint(c.verb, c.code), func(t *testing.T) {
+			server := testenv.NewSMTP(t, testenv.SMTPOptions{User: "agent", Password: password})
+			server.Refuse(testenv.Refusal{Verb: c.verb, Code: c.code})
+			s := Settings{Host: server.Host, Port: server.Port, User: "agent", Password: password, From: "agent@example.com"}
+			retry, err := sendOutcome(t.Context(), s, Transport{}, outcomes()["failed"], admin)
+			if err == nil || retry != c.retry || !strings.Contains(err.Error(), fmt.Sprint(c.code)) {
+				t.Errorf("retry %v, error %v", retry, err)
+			}
+			if len(server.Mails()) != 0 {
+				t.Error("a mail was accepted")
+			}
+		})
+	}
+}
+
+// scripted is a server that does what serve does with its one client.
+func scripted(t *testing.T, serve func(net.Conn, *bufio.Reader)) Settings {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		conns []net.Conn
+	)
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, c)
+			mu.Unlock()
+			wg.Go(func() { serve(c, bufio.NewReader(c)) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		mu.Lock()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return Settings{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, From: "agent@example.com"}
+}
+
+// swallow is a reply that is never sent.
+const swallow = "swallow"
+
+// take speaks SMTP as far as the client asks; reply may answer a command in
+// its own way.
+func take(c net.Conn, r *bufio.Reader, reply func(command string) string) {
+	fmt.Fprint(c, "220 scripted\r\n")
+	for {
+		l, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		l = strings.TrimSpace(l)
+		if own := reply(l); own == swallow {
+			continue
+		} else if own != "" {
+			fmt.Fprint(c, own)
+			continue
+		}
+		switch verb, _, _ := strings.Cut(l, " "); verb {
+		case "EHLO":
+			fmt.Fprint(c, "250-scripted\r\n250 AUTH PLAIN LOGIN\r\n")
+		case "DATA":
+			fmt.Fprint(c, "354 go on\r\n")
+			for l != ".\r\n" {
+				if l, err = r.ReadString('\n'); err != nil {
+					return
+				}
+			}
+			fmt.Fprint(c, "250 taken\r\n")
+		default:
+			fmt.Fprint(c, "250 ok\r\n")
+		}
+	}
+}
+
+func TestServersThatMisbehave(t *testing.T) {
+	silent := func(net.Conn, *bufio.Reader) {}
+	for _, c := range []struct {
+		name  string
+		serve func(net.Conn, *bufio.Reader)
+		user  string
+		want  string // "" is delivered
+	}{
+		{name: "never speaks", serve: silent, want: `wait for the greeting of 127.0.0.1:PORT: no answer within 100ms; check smtp_host and smtp_port in deployment_config and the firewall; if this port speaks TLS`},
+		{name: "hangs up", serve: func(c net.Conn, _ *bufio.Reader) { _ = c.Close() }, want: "the server closed the connection"},
+		{name: "refuses everybody", serve: func(c net.Conn, _ *bufio.Reader) { fmt.Fprint(c, "554 go away\r\n") }, want: "the server answered 554 go away"},
+		{name: "is not a mail server", serve: func(c net.Conn, _ *bufio.Reader) { fmt.Fprint(c, "HTTP/1.1 400 Bad Request\r\n") }, want: "short response: \"HTTP/1.1"},
+		{name: "stops after the greeting", serve: func(c net.Conn, _ *bufio.Reader) { fmt.Fprint(c, "220 hello\r\n") }, want: "introduce ourselves to 127.0.0.1:PORT: no answer"},
+		{name: "never stops talking", serve: func(c net.Conn, _ *bufio.Reader) {
+			for {
+				if _, err := fmt.Fprint(c, "220-", strings.Repeat("x", 1<<16), "\r\n"); err != nil {
+					return
+				}
+			}
+		}, want: "does not stop talking"},
+		{name: "repeats the password", user: "agent", serve: func(c net.Conn, r *bufio.Reader) {
+			take(c, r, func(l string) string {
+				_, told, ok := strings.Cut(l, "AUTH PLAIN ")
+				if !ok {
+					return ""
+				}
+				decoded, _ := base64.StdEncoding.DecodeString(told)
+				return fmt.Sprintf("535 no: %s is %s\r\n", told, strings.ReplaceAll(string(decoded), "\x00", " "))
+			})
+		}, want: "535 no: *** is  agent ***; check smtp_user"},
+		{name: "hangs up instead of goodbye", serve: func(c net.Conn, r *bufio.Reader) {
+			take(c, r, func(l string) string {
+				if l == "QUIT" {
+					_ = c.Close()
+				}
+				return ""
+			})
+		}},
+		{name: "refuses the goodbye", serve: func(c net.Conn, r *bufio.Reader) {
+			take(c, r, func(l string) string {
+				if l == "QUIT" || l == "RSET" {
+					return "500 what\r\n"
+				}
+				return ""
+			})
+		}},
+		{name: "never answers the mail", serve: func(c net.Conn, r *bufio.Reader) {
+			take(c, r, func(l string) string {
+				if l == "DATA" {
+					return "354 go on\r\n"
+				}
+				if !strings.HasPrefix(l, "EHLO") && !strings.HasPrefix(l, "MAIL") && !strings.HasPrefix(l, "RCPT") {
+					return swallow
+				}
+				return ""
+			})
+		}, want: "hand the mail for ada@example.com to 127.0.0.1:PORT: no answer within 100ms"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := scripted(t, c.serve)
+			s.User, s.Password = c.user, password
+			tr := Transport{Timeout: 100 * time.Millisecond}
+			if !strings.Contains(c.want, "100ms") && !strings.Contains(c.want, "no answer") {
+				tr.Timeout = 0 // a busy machine must not turn another error into a timeout
+			}
+			retry, err := sendOutcome(t.Context(), s, tr, outcomes()["success"], admin)
+			if c.want == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want := strings.ReplaceAll(c.want, "PORT", fmt.Sprint(s.Port))
+			if err == nil || !retry || !strings.Contains(err.Error(), want) {
+				t.Errorf("retry %v, error %v; want %q", retry, err, want)
+			}
+			if err != nil && strings.Contains(err.Error(), password) {
+				t.Errorf("the error tells the password: %v", err)
+			}
+		})
+	}
+}
+
+func TestErrorsSayWhatToDo(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	garbage := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(garbage, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	local := Settings{Host: "127.0.0.1", Port: free, From: "agent@example.com"}
+	for _, c := range []struct {
+		s    Settings
+		tr   Transport
+		want string
+	}{
+		{local, Transport{}, "connection refused; check smtp_host and smtp_port"},
+		{local, Transport{CAFile: garbage}, "it holds no PEM certificate"},
+		{local, Transport{CAFile: garbage + ".not"}, "read notify.ca_file: open " + garbage + ".not"},
+		{Settings{Host: "10.0.0.1", From: "a@b.c"}, Transport{TLS: TLSNone}, `set notify.tls = "auto"`},
+		{Settings{Host: "bad host\r\nname", From: "a@b.c"}, Transport{TLS: TLSAuto}, "correct smtp_host and smtp_port"},
+		{Settings{Host: "localhost", Port: 70000, From: "a@b.c"}, Transport{TLS: TLSAuto}, "correct smtp_host and smtp_port"},
+	} {
+		err := Check(t.Context(), c.s, c.tr)
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.ContainsAny(err.Error(), "\r\n") {
+			t.Errorf("%v: error is %v; want %q on one line", c.s, err, c.want)
+		}
+	}
+	if err := Check(t.Context(), Settings{}, Transport{}); !errors.Is(err, ErrNotConfigured) {
+		t.Error(err)
+	}
+}
+
+func TestStopCutsTheConversation(t *testing.T) {
+	reached := make(chan struct{})
+	s := scripted(t, func(net.Conn, *bufio.Reader) { close(reached) })
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { <-reached; stop() }()
+	retry, err := sendOutcome(ctx, s, Transport{Timeout: time.Hour}, outcomes()["success"], admin)
+	if err == nil || !retry || !strings.Contains(err.Error(), "interrupted") {
+		t.Errorf("retry %v, error %v", retry, err)
+	}
+}
+
+// A mail the server is just taking is not cut: nobody would know whether it
+// arrived.
+func TestStopLetsAMailThatIsTakenArrive(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	s := scripted(t, func(c net.Conn, r *bufio.Reader) {
+		take(c, r, func(l string) string {
+			if l == "DATA" {
+				stop()
+			}
+			return ""
+		})
+	})
+	if _, err := sendOutcome(ctx, s, Transport{}, outcomes()["success"], admin); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSendTest(t *testing.T) {
+	server := testenv.NewSMTP(t, testenv.SMTPOptions{Dir: t.TempDir()})
+	s := Settings{Host: server.Host, Port: server.Port, From: "agent@example.com"}
+	if err := SendTest(t.Context(), s, Transport{}, origin, "Bob <bob@example.com>"); err != nil {
+		t.Fatal(err)
+	}
+	m := server.Mails()[0]
+	p := parse(t, m.Raw)
+	harmless(t, p)
+	if got := p.header.Get("Subject"); got != "[WrkTalk] TEST: mail from prod-1.example.com arrives" {
+		t.Errorf("subject is %q", got)
+	}
+	if a, err := mail.ParseAddress(p.header.Get("To")); err != nil || a.Address != "bob@example.com" || m.To[0] != a.Address {
+		t.Errorf("to %v, envelope %v (%v)", a, m.To, err)
+	}
+	for _, want := range []string{"Nothing was deployed", server.Addr()} {
+		if !strings.Contains(p.text, want) || !strings.Contains(p.html, want) {
+			t.Errorf("the mail does not say %q", want)
+		}
+	}
+	if err := SendTest(t.Context(), s, Transport{}, origin, "nobody"); err == nil {
+		t.Error("a test to no address succeeds")
+	}
+	if err := SendTest(t.Context(), Settings{}, Transport{}, origin, "bob@example.com"); !errors.Is(err, ErrNotConfigured) {
+		t.Error(err)
+	}
+}
+
+func TestSettingsHideThePassword(t *testing.T) {
+	s := Settings{Host: "h", User: "u", Password: password}
+	for _, shown := range []string{fmt.Sprint(s), fmt.Sprintf("%+v %#v %s", s, s, s), fmt.Sprintf("%v", &s)} {
+		if strings.Contains(shown, password) {
+			t.Errorf("%s shows the password", shown)
+		}
+	}
+}
