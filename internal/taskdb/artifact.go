@@ -1,0 +1,94 @@
+package taskdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// Artifact is a row of release_artifact without its bytes. Env and Values are
+// secrets.
+type Artifact struct {
+	ID         string
+	Version    string
+	ChartType  task.ChartType // trimmed and lower-cased, of any value
+	SHA256     string         // trimmed and lower-cased
+	Size       int64          // bytes
+	Env        *string        // nil when null
+	Values     *string
+	IsCurrent  bool
+	IsPrevious bool
+	AppliedAt  *time.Time
+	CreatedAt  *time.Time
+}
+
+// octet_length reads the size from the TOAST pointer, not the bytes.
+const artifactColumns = `id::text, release_version::text, lower(btrim(chart_type::text)), lower(btrim(sha256::text)),
+	octet_length(artifact_data)::bigint, env_data::text, values_data::text,
+	coalesce(is_current, false), coalesce(is_previous, false), applied_at::timestamptz, created_at::timestamptz`
+
+func scanArtifact(row pgx.Row) (*Artifact, error) {
+	var a Artifact
+	var applied, created timestamp
+	err := row.Scan(&a.ID, &a.Version, &a.ChartType, &a.SHA256, &a.Size, &a.Env, &a.Values,
+		&a.IsCurrent, &a.IsPrevious, &applied, &created)
+	if err != nil {
+		return nil, err
+	}
+	a.AppliedAt, a.CreatedAt = applied.instant(), created.instant()
+	return &a, nil
+}
+
+func (db *DB) artifact(ctx context.Context, where string, args ...any) (*Artifact, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	return scanArtifact(db.pool.QueryRow(ctx, `select `+artifactColumns+` from release_artifact where `+where, args...))
+}
+
+// Artifact returns what is known about an artifact; ErrNotFound without it.
+func (db *DB) Artifact(ctx context.Context, id string) (*Artifact, error) {
+	a, err := db.artifact(ctx, `id = $1`, id)
+	return a, tidy(fmt.Sprintf("read artifact %q", id), noSuchID(err))
+}
+
+// newest orders artifacts so that of several flagged ones the last applied
+// comes first.
+const newest = ` order by applied_at desc nulls last, created_at desc nulls last, id desc limit 1`
+
+// Current returns the artifact of a chart type that serves according to the
+// flags; ErrNotFound when none does.
+func (db *DB) Current(ctx context.Context, chart task.ChartType) (*Artifact, error) {
+	a, err := db.artifact(ctx, `lower(btrim(chart_type::text)) = $1::text and is_current`+newest, string(chart))
+	return a, tidy(fmt.Sprintf("read the current %s artifact", chart), err)
+}
+
+// Previous returns the artifact that a rollback of a chart type goes back to;
+// ErrNotFound when there is none.
+func (db *DB) Previous(ctx context.Context, chart task.ChartType) (*Artifact, error) {
+	a, err := db.artifact(ctx, `lower(btrim(chart_type::text)) = $1::text and is_previous`+newest, string(chart))
+	return a, tidy(fmt.Sprintf("read the previous %s artifact", chart), err)
+}
+
+// ArtifactByVersion returns the artifact of a release version, the one that
+// was created last when there are several; ErrNotFound without any.
+func (db *DB) ArtifactByVersion(ctx context.Context, chart task.ChartType, version string) (*Artifact, error) {
+	a, err := db.artifact(ctx, `lower(btrim(chart_type::text)) = $1::text and release_version = $2
+		order by created_at desc nulls last, id desc limit 1`, string(chart), version)
+	return a, tidy(fmt.Sprintf("read the %s artifact of version %q", chart, version), err)
+}
+
+// noSuchID turns the complaint about an id that is not of the column's type
+// into that of an id that is not there.
+func noSuchID(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "22P02" {
+		return ErrNotFound
+	}
+	return err
+}

@@ -1,0 +1,231 @@
+package taskdb_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+)
+
+func pushBytes(t testing.TB, db *taskdb.DB, chart task.ChartType, version string, data []byte) string {
+	t.Helper()
+	id, err := db.Push(t.Context(), taskdb.NewArtifact{
+		Version: version, ChartType: chart, Data: bytes.NewReader(data), Size: int64(len(data)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+func TestArtifactGoesInAndComesOut(t *testing.T) {
+	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
+		data := noise(3<<20 + 17)
+		sum := sha256.Sum256(data)
+		env, values := "A=1\nB='ü'\n", ""
+		id, err := db.Push(t.Context(), taskdb.NewArtifact{
+			Version: "2.5.0", ChartType: task.ChartCompose, Data: iotest.HalfReader(bytes.NewReader(data)), Size: int64(len(data)),
+			SHA256: strings.ToUpper(hex.EncodeToString(sum[:])), Env: &env, Values: &values,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := db.Artifact(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.Version != "2.5.0" || a.ChartType != task.ChartCompose || a.Size != int64(len(data)) ||
+			a.SHA256 != hex.EncodeToString(sum[:]) || *a.Env != env || *a.Values != "" || a.IsCurrent || a.IsPrevious || a.CreatedAt == nil {
+			t.Errorf("the artifact came out as %+v", a)
+		}
+		got, err := io.ReadAll(db.Read(t.Context(), id, a.Size))
+		if err != nil || !bytes.Equal(got, data) {
+			t.Errorf("read %d bytes of %d, equal: %v, error: %v", len(got), len(data), bytes.Equal(got, data), err)
+		}
+		byVersion, err := db.ArtifactByVersion(t.Context(), task.ChartCompose, "2.5.0")
+		if err != nil || byVersion.ID != id {
+			t.Errorf("by version: %+v, %v", byVersion, err)
+		}
+	})
+}
+
+func TestArtifactIsNotThere(t *testing.T) {
+	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
+		for _, id := range []string{"", "no-uuid", "7c8d6a6e-0000-4000-8000-000000000000"} {
+			if _, err := db.Artifact(t.Context(), id); !errors.Is(err, taskdb.ErrNotFound) {
+				t.Errorf("artifact %q: %v", id, err)
+			}
+			if _, err := io.ReadAll(db.Read(t.Context(), id, 1)); !errors.Is(err, taskdb.ErrArtifactGone) && !errors.Is(err, taskdb.ErrNotFound) {
+				t.Errorf("read %q: %v", id, err)
+			}
+		}
+		if _, err := db.Current(t.Context(), task.ChartHelm); !errors.Is(err, taskdb.ErrNotFound) {
+			t.Errorf("current: %v", err)
+		}
+	})
+}
+
+func TestPushRefusesWhatIsNotAsPromised(t *testing.T) {
+	raw := testenv.Database(t)
+	db := open(t, raw.ConnString)
+	data := noise(100_000)
+	bad := errors.New("disk broke")
+	for name, test := range map[string]struct {
+		artifact taskdb.NewArtifact
+		want     string
+	}{
+		"digest":  {taskdb.NewArtifact{Size: 100_000, Data: bytes.NewReader(data), SHA256: strings.Repeat("a", 64)}, "sha256"},
+		"shorter": {taskdb.NewArtifact{Size: 100_001, Data: bytes.NewReader(data)}, "shrank"},
+		"longer":  {taskdb.NewArtifact{Size: 99_999, Data: bytes.NewReader(data)}, "grew"},
+		"broken":  {taskdb.NewArtifact{Size: 100_000, Data: io.MultiReader(bytes.NewReader(data[:5]), iotest.ErrReader(bad))}, "disk broke"},
+		"empty":   {taskdb.NewArtifact{Data: bytes.NewReader(nil)}, "empty"},
+		"huge":    {taskdb.NewArtifact{Size: 2 << 30, Data: bytes.NewReader(nil)}, "at most"},
+		"nul":     {taskdb.NewArtifact{Size: 1, Data: bytes.NewReader(data), Env: new("a\x00b")}, "NUL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test.artifact.Version, test.artifact.ChartType = "1", task.ChartHelm
+			if _, err := db.Push(t.Context(), test.artifact); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("push returned %v", err)
+			}
+		})
+	}
+	if n := raw.SQL(t, "select count(*) from release_artifact"); n != "0" {
+		t.Errorf("%s artifacts were stored", n)
+	}
+	pushArtifact(t, db, task.ChartHelm, "the pool still works")
+}
+
+func TestReadNoticesAnArtifactThatChanges(t *testing.T) {
+	for name, change := range map[string]string{
+		"vanished": "delete from release_artifact",
+		"shrank":   "update release_artifact set artifact_data = substring(artifact_data from 1 for 1500000)",
+		"grew":     "update release_artifact set artifact_data = artifact_data || 'x'::bytea",
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := testenv.Database(t)
+			db := open(t, raw.ConnString)
+			r := db.Read(t.Context(), pushBytes(t, db, task.ChartHelm, "1", noise(3<<20)), 3<<20)
+			if _, err := io.CopyN(io.Discard, r, 10); err != nil {
+				t.Fatal(err)
+			}
+			raw.SQL(t, change)
+			if _, err := io.Copy(io.Discard, r); !errors.Is(err, taskdb.ErrArtifactGone) {
+				t.Errorf("read on: %v", err)
+			}
+		})
+	}
+}
+
+func TestReadSurvivesCutConnections(t *testing.T) {
+	raw := testenv.Database(t)
+	proxy, through := testenv.NewPostgresProxy(t, raw)
+	data := noise(5 << 20)
+	id := pushBytes(t, open(t, raw.ConnString), task.ChartHelm, "1", data)
+
+	r := open(t, through).Read(t.Context(), id, int64(len(data)))
+	got := make([]byte, 0, len(data))
+	for i := range 3 {
+		proxy.CutAfter(700_000) // in the middle of the next slice
+		piece := make([]byte, 1<<20)
+		if _, err := io.ReadFull(r, piece); err != nil {
+			t.Fatalf("slice %d: %v", i, err)
+		}
+		got = append(got, piece...)
+	}
+	rest, err := io.ReadAll(r)
+	if err != nil || !bytes.Equal(append(got, rest...), data) {
+		t.Errorf("the bytes differ, or: %v", err)
+	}
+	if proxy.Connections() < 4 {
+		t.Errorf("only %d connections were made: nothing was cut", proxy.Connections())
+	}
+}
+
+func TestReadEndsWithItsContext(t *testing.T) {
+	raw := testenv.Database(t)
+	proxy, through := testenv.NewPostgresProxy(t, raw)
+	id := pushBytes(t, open(t, raw.ConnString), task.ChartHelm, "1", noise(100))
+	proxy.Refuse(true)
+	short, cancel := contextWithTimeout(t, 300*time.Millisecond)
+	defer cancel()
+	if _, err := io.ReadAll(open(t, through).Read(short, id, 100)); !errors.Is(err, short.Err()) {
+		t.Errorf("read from a server that is gone: %v", err)
+	}
+}
+
+// TestDefect26ArtifactIsReadOnceInConstantMemory pushes and reads 200 MB.
+func TestDefect26ArtifactIsReadOnceInConstantMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("moves 200 MB")
+	}
+	const size = 200_000_000
+	raw := testenv.Database(t)
+	db := open(t, raw.ConnString)
+	rng := rand.NewChaCha8([32]byte{2})
+	peak := watchHeap(t)
+	started := time.Now()
+	id, err := db.Push(t.Context(), taskdb.NewArtifact{
+		Version: "big", ChartType: task.ChartHelm, Data: io.LimitReader(rng, size), Size: size,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("pushed %d bytes in %s, heap at most %d KiB", size, time.Since(started).Round(time.Millisecond), peak()>>10)
+	a, err := db.Artifact(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peak = watchHeap(t)
+	started = time.Now()
+	h := sha256.New()
+	n, err := io.Copy(h, db.Read(t.Context(), id, a.Size))
+	if err != nil || n != size || hex.EncodeToString(h.Sum(nil)) != a.SHA256 {
+		t.Fatalf("read %d bytes with digest %x: %v", n, h.Sum(nil), err)
+	}
+	most := peak()
+	t.Logf("read %d bytes in %s, heap at most %d KiB", size, time.Since(started).Round(time.Millisecond), most>>10)
+	if most > 32<<20 {
+		t.Errorf("the heap grew to %d bytes for an artifact of %d", most, size)
+	}
+}
+
+// watchHeap samples the heap in use until the returned function is called,
+// which returns the largest value seen.
+func watchHeap(t *testing.T) func() uint64 {
+	runtime.GC()
+	stop, result := make(chan struct{}), make(chan uint64, 1)
+	go func() {
+		var most uint64
+		ticker := time.NewTicker(5 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			most = max(most, m.HeapInuse)
+			select {
+			case <-ticker.C:
+			case <-stop:
+				result <- most
+				return
+			}
+		}
+	}()
+	return func() uint64 { close(stop); return <-result }
+}

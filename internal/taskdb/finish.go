@@ -1,0 +1,123 @@
+package taskdb
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// Heartbeat extends a claim's lease. ErrFenced means that it is not ours any
+// more.
+func (db *DB) Heartbeat(ctx context.Context, id task.ID, token task.Token) error {
+	doing := fmt.Sprintf("send the heartbeat of task %s", id)
+	n, err := db.exec(ctx, `update agent_task set last_heartbeat = clock_timestamp()
+		where id = $1 and status::text = 'inProgress' and picked_up_at::text = $2::text`, string(id), string(token))
+	if err := noSuchID(err); err != nil && !isNotFound(err) {
+		return tidy(doing, err)
+	}
+	if n == 0 {
+		return tidy(doing, ErrFenced)
+	}
+	return nil
+}
+
+// Finish records an outcome: the task's status, result and error, and on
+// success which artifact serves now, in one transaction.
+//
+// It may be repeated: a task that already ended under the same token is left
+// as it is, and that is no error. A commit without a reply is resolved that
+// way before Finish returns. ErrFenced means that somebody else took the task
+// over or ended it, and that nothing was changed; any other error that
+// Transient accepts is worth another try.
+func (db *DB) Finish(ctx context.Context, o task.Outcome) error {
+	doing := fmt.Sprintf("record the outcome of task %s", o.TaskID)
+	plain := false
+	err := retry(ctx, confirmAttempts, func() error {
+		err := db.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error { return finish(ctx, tx, o) })
+		if !plain && unfitText(err) {
+			// A column is narrower than the reference's, or the database's
+			// encoding lacks a character. Losing an accent is better than a
+			// record that fails for ever.
+			plain, o = true, plainText(o)
+			err = db.inTx(ctx, func(ctx context.Context, tx pgx.Tx) error { return finish(ctx, tx, o) })
+		}
+		return err
+	})
+	return tidy(doing, noSuchTask(err))
+}
+
+// noSuchTask makes a task that is gone a fenced one.
+func noSuchTask(err error) error {
+	if errors.Is(noSuchID(err), ErrNotFound) || errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("%w: there is no such task", ErrFenced)
+	}
+	return err
+}
+
+func finish(ctx context.Context, tx pgx.Tx, o task.Outcome) error {
+	var status, token string
+	err := tx.QueryRow(ctx, `select status::text, coalesce(picked_up_at::text, '') from agent_task
+		where id = $1 for update`, string(o.TaskID)).Scan(&status, &token)
+	if err != nil {
+		return err
+	}
+	switch {
+	case token != string(o.Token):
+		return fmt.Errorf("%w: it was claimed at %q", ErrFenced, token)
+	case task.Status(status).Final():
+		return nil // recorded by an earlier try whose reply was lost
+	case task.Status(status) != task.StatusInProgress:
+		return fmt.Errorf("%w: its status is %q", ErrFenced, status)
+	}
+	result, err := json.Marshal(o.Result())
+	if err != nil {
+		return fmt.Errorf("encode the result: %w", err)
+	}
+	var complaint *string
+	if !o.Succeeded {
+		complaint = new(task.SafeText(o.Error, task.MaxMessage))
+	}
+	// The result goes as untyped text: it fits json, jsonb and text. now() is
+	// the transaction's time, so that completed_at equals applied_at.
+	_, err = tx.Exec(ctx, `update agent_task set status = $2, completed_at = now(), last_heartbeat = now(),
+			updated_at = now(), result = $3, error_message = $4
+		where id = $1`, string(o.TaskID), string(o.Status()), string(result), complaint)
+	if err != nil {
+		return err
+	}
+	if !o.Succeeded || o.ArtifactID == "" || !o.Kind.Known() {
+		return nil
+	}
+	return moveFlags(ctx, tx, o.ArtifactID, o.Kind)
+}
+
+// unfitText reports whether the server refused a text for its length or for a
+// character.
+func unfitText(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "22001" || pg.Code == "22P05" || pg.Code == "22021" || pg.Code == "22P02")
+}
+
+// plainText reduces o's texts to short ASCII.
+func plainText(o task.Outcome) task.Outcome {
+	const limit = 200
+	ascii := func(s string) string {
+		s = strings.Map(func(r rune) rune {
+			if r < ' ' || r > '~' {
+				return '?'
+			}
+			return r
+		}, s)
+		return s[:min(limit, len(s))]
+	}
+	o.Message, o.Error = ascii(o.Message), ascii(o.Error)
+	o.ReleaseVersion, o.Serving = ascii(o.ReleaseVersion), ascii(o.Serving)
+	return o
+}

@@ -1,0 +1,109 @@
+package taskdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// sliceSize is how much of an artifact is asked for at a time: what a reader
+// holds in memory, twice, while it reads.
+const sliceSize = 1 << 20
+
+// ArtifactReader streams an artifact's bytes. It holds one slice and, between
+// slices, no connection. A connection that is lost is opened again and the
+// slice is asked for once more, until the reader's context ends. It is for one
+// goroutine.
+type ArtifactReader struct {
+	ctx  context.Context
+	db   *DB
+	id   string
+	size int64
+
+	next   int64  // offset of the next slice
+	buf    []byte // the slice's memory, reused
+	unread []byte // what of it the caller has not had yet
+	err    error
+}
+
+// Read returns a reader of the artifact's bytes; size is what Artifact said.
+// An artifact that is gone, or is not of that size any more, ends in
+// ErrArtifactGone. That the bytes are the right ones only their digest tells.
+func (db *DB) Read(ctx context.Context, id string, size int64) *ArtifactReader {
+	return &ArtifactReader{ctx: ctx, db: db, id: id, size: size}
+}
+
+// Read implements io.Reader.
+func (r *ArtifactReader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(r.unread) == 0 && r.err == nil {
+		if err := r.fill(); err != nil {
+			r.err = err
+		}
+	}
+	if len(r.unread) == 0 {
+		return 0, r.err
+	}
+	n := copy(p, r.unread)
+	r.unread = r.unread[n:]
+	return n, nil
+}
+
+// Close gives the memory back. It never fails; later reads do.
+func (r *ArtifactReader) Close() error {
+	r.buf, r.unread = nil, nil
+	if r.err == nil {
+		r.err = errors.New("read artifact: the reader is closed")
+	}
+	return nil
+}
+
+// fill gets the next slice.
+func (r *ArtifactReader) fill() error {
+	want := min(sliceSize, r.size-r.next)
+	if want <= 0 {
+		return io.EOF
+	}
+	doing := fmt.Sprintf("read artifact %q at byte %d", r.id, r.next)
+	if r.buf == nil {
+		r.buf = make([]byte, 0, want)
+	}
+	s := slice{buf: r.buf[:0]}
+	var size int64
+	err := retry(r.ctx, 0, func() error {
+		// The reader's own context bounds the retries; each slice has its time.
+		ctx, cancel := context.WithTimeout(r.ctx, opTimeout)
+		defer cancel()
+		return r.db.pool.QueryRow(ctx, `
+			select octet_length(artifact_data)::bigint, substring(artifact_data from $2::int for $3::int)
+			from release_artifact where id = $1`,
+			pgx.QueryResultFormats{pgx.BinaryFormatCode}, r.id, int32(r.next+1), int32(want)).Scan(&size, &s)
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return tidy(doing, fmt.Errorf("%w: the row is gone", ErrArtifactGone))
+	case r.ctx.Err() != nil:
+		return tidy(doing, context.Cause(r.ctx))
+	case err != nil:
+		return tidy(doing, noSuchID(err))
+	case size != r.size || int64(len(s.buf)) != want:
+		return tidy(doing, fmt.Errorf("%w: it holds %d bytes, not %d", ErrArtifactGone, size, r.size))
+	}
+	r.buf, r.unread = s.buf, s.buf
+	r.next += want
+	return nil
+}
+
+// slice scans a bytea into memory that is used again.
+type slice struct{ buf []byte }
+
+// ScanBytes implements pgtype.BytesScanner: v is pgx's, and only for now.
+func (s *slice) ScanBytes(v []byte) error {
+	s.buf = append(s.buf[:0], v...)
+	return nil
+}

@@ -1,0 +1,183 @@
+package taskdb
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// TaskRow is a row of agent_task with what people want to know about it. Ages
+// are by the database's clock; times that are null are nil.
+type TaskRow struct {
+	ID             task.ID         `json:"id"`
+	Kind           task.Kind       `json:"type"`
+	Status         task.Status     `json:"status"`
+	ArtifactID     string          `json:"artifact_id,omitempty"`
+	ReleaseVersion string          `json:"release_version,omitempty"`
+	ChartType      task.ChartType  `json:"chart_type,omitempty"`
+	Token          task.Token      `json:"-"`
+	ExecuteAfter   *time.Time      `json:"execute_after,omitempty"`
+	PickedUpAt     *time.Time      `json:"picked_up_at,omitempty"`
+	CompletedAt    *time.Time      `json:"completed_at,omitempty"`
+	LastHeartbeat  *time.Time      `json:"last_heartbeat,omitempty"`
+	Result         json.RawMessage `json:"result,omitempty"` // nil unless it is valid JSON
+	ErrorMessage   string          `json:"error_message,omitempty"`
+	CreatedAt      *time.Time      `json:"created_at,omitempty"`
+	UpdatedAt      *time.Time      `json:"updated_at,omitempty"`
+
+	// DueIn is how long a pending task still waits; negative when it is due.
+	DueIn time.Duration `json:"-"`
+	// HeartbeatAge is how long ago a task in progress was heard of; nil when it
+	// never was, or is not in progress.
+	HeartbeatAge *time.Duration `json:"-"`
+}
+
+const taskColumns = `t.id::text, t.type::text, t.status::text, coalesce(t.release_artifact_id::text, ''),
+	coalesce(a.release_version::text, ''), coalesce(lower(btrim(a.chart_type::text)), ''),
+	coalesce(t.picked_up_at::text, ''), t.execute_after::timestamptz, t.picked_up_at::timestamptz,
+	t.completed_at::timestamptz, t.last_heartbeat::timestamptz, t.result::text, coalesce(t.error_message, ''),
+	t.created_at::timestamptz, t.updated_at::timestamptz,
+	case when isfinite(t.execute_after) then extract(epoch from t.execute_after - clock_timestamp())::float8
+		when t.execute_after = 'infinity' then 1e300 end,
+	case when t.status::text = 'inProgress' and isfinite(greatest(t.last_heartbeat, t.picked_up_at))
+		then extract(epoch from clock_timestamp() - greatest(t.last_heartbeat, t.picked_up_at))::float8 end`
+
+const taskTables = ` from agent_task t left join release_artifact a on a.id::text = t.release_artifact_id::text `
+
+func scanTask(row pgx.Row) (TaskRow, error) {
+	var (
+		t                                               TaskRow
+		after, picked, completed, beat, created, update timestamp
+		result                                          *string
+		due, age                                        *float64
+	)
+	err := row.Scan(&t.ID, &t.Kind, &t.Status, &t.ArtifactID, &t.ReleaseVersion, &t.ChartType, &t.Token,
+		&after, &picked, &completed, &beat, &result, &t.ErrorMessage, &created, &update, &due, &age)
+	if err != nil {
+		return t, err
+	}
+	t.ExecuteAfter, t.PickedUpAt, t.CompletedAt = after.instant(), picked.instant(), completed.instant()
+	t.LastHeartbeat, t.CreatedAt, t.UpdatedAt = beat.instant(), created.instant(), update.instant()
+	if result != nil && json.Valid([]byte(*result)) {
+		t.Result = json.RawMessage(*result)
+	}
+	if d := seconds(due); d != nil {
+		t.DueIn = *d
+	}
+	t.HeartbeatAge = seconds(age)
+	return t, nil
+}
+
+// Task returns one task; ErrNotFound without it.
+func (db *DB) Task(ctx context.Context, id task.ID) (TaskRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	t, err := scanTask(db.pool.QueryRow(ctx, `select `+taskColumns+taskTables+`where t.id = $1`, string(id)))
+	return t, tidy(fmt.Sprintf("read task %q", id), noSuchID(err))
+}
+
+// TaskFilter says which tasks to list. The zero value is the last 20 of all.
+type TaskFilter struct {
+	Statuses []task.Status  // none is any
+	Chart    task.ChartType // only tasks whose artifact is of this type; "" is any
+	IDPrefix string         // only ids that begin like this
+	Limit    int            // 0 is 20
+}
+
+// Tasks lists tasks, the one that changed last first.
+func (db *DB) Tasks(ctx context.Context, f TaskFilter) ([]TaskRow, error) {
+	statuses := []string{}
+	for _, s := range f.Statuses {
+		statuses = append(statuses, string(s))
+	}
+	if f.Limit <= 0 {
+		f.Limit = 20
+	}
+	return db.tasks(ctx, `
+		where (cardinality($1::text[]) = 0 or t.status::text = any($1::text[]))
+			and ($2::text = '' or lower(btrim(a.chart_type::text)) = $2::text)
+			and starts_with(t.id::text, $3::text)
+		order by coalesce(t.completed_at, t.picked_up_at, t.created_at) desc nulls last, t.id
+		limit $4::int`, statuses, string(f.Chart), f.IDPrefix, f.Limit)
+}
+
+func (db *DB) tasks(ctx context.Context, where string, args ...any) ([]TaskRow, error) {
+	const doing = "list tasks"
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	rows, err := db.pool.Query(ctx, `select `+taskColumns+taskTables+where, args...)
+	if err != nil {
+		return nil, tidy(doing, err)
+	}
+	defer rows.Close()
+	var list []TaskRow
+	for rows.Next() {
+		t, err := scanTask(rows)
+		if err != nil {
+			return nil, tidy(doing, err)
+		}
+		list = append(list, t)
+	}
+	return list, tidy(doing, rows.Err())
+}
+
+// Status is what the database says about one target.
+type Status struct {
+	Current     *Artifact // nil when none is flagged
+	Previous    *Artifact
+	Maintenance bool
+	LastPoll    *time.Time // nil when no agent ever asked
+	LastPollAge time.Duration
+	Pending     int            // tasks that wait, due or not
+	NextDue     *time.Duration // of the first of them; 0 when it is due, nil without any
+	InProgress  []TaskRow
+	Recent      []TaskRow // the last five that ended, newest first
+}
+
+// Status returns a summary of the target: what serves, what an agent does, and
+// what waits for it.
+func (db *DB) Status(ctx context.Context, target Target) (*Status, error) {
+	chart := target.Deployment.ChartType()
+	s := &Status{}
+	var err error
+	if s.Current, err = db.Current(ctx, chart); err != nil && !isNotFound(err) {
+		return nil, err
+	}
+	if s.Previous, err = db.Previous(ctx, chart); err != nil && !isNotFound(err) {
+		return nil, err
+	}
+	if s.Maintenance, err = db.Maintenance(ctx, target); err != nil {
+		return nil, err
+	}
+	if s.LastPoll, s.LastPollAge, err = db.LastPoll(ctx, target); err != nil {
+		return nil, err
+	}
+	var due *float64
+	err = db.row(ctx, []any{&s.Pending, &due}, `with `+openTasks+`
+		select count(*), case when min(execute_after) = 'infinity' then null when min(execute_after) = '-infinity' then 0
+			else greatest(0, extract(epoch from min(execute_after) - clock_timestamp()))::float8 end
+		from open_tasks where status = 'pending' and coalesce(chart, $1::text) = $1::text`, string(chart))
+	if err != nil {
+		return nil, tidy("count the pending tasks", err)
+	}
+	s.NextDue = seconds(due)
+	s.InProgress, err = db.tasks(ctx, `where t.id::text in (with `+openTasks+`
+		select id from open_tasks where status = 'inProgress' and coalesce(chart, $1::text) = $1::text)
+		order by t.picked_up_at, t.id limit 20`, string(chart))
+	if err != nil {
+		return nil, err
+	}
+	// Without an artifact nothing tells whose task an ended one was.
+	s.Recent, err = db.tasks(ctx, `where t.status::text in ('completed', 'failed')
+			and coalesce(lower(btrim(a.chart_type::text)), $1::text) = $1::text
+		order by t.completed_at desc nulls last, t.id limit 5`, string(chart))
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
