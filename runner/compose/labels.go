@@ -1,0 +1,61 @@
+package compose
+
+import (
+	"runtime/debug"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/docker/compose/v2/pkg/api"
+
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+// The agent's own labels. A container that a later deployment leaves alone
+// keeps those of the deployment that made it.
+const (
+	LabelTask    = "com.wrktalk.agent.task"
+	LabelToken   = "com.wrktalk.agent.token"
+	LabelRelease = "com.wrktalk.agent.release"
+	// labelFirst marks containers of a project that had none before, so that a
+	// first installation which died half-way can be told from an upgrade.
+	labelFirst = "com.wrktalk.agent.first"
+)
+
+// The library learns its version from the linker when the CLI is built. Here
+// it would be empty, and with it the label that says who made a container.
+func init() {
+	if api.ComposeVersion != "" {
+		return
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return
+	}
+	for _, dep := range info.Deps {
+		if dep.Path == "github.com/docker/compose/v2" {
+			api.ComposeVersion = strings.TrimPrefix(dep.Version, "v")
+		}
+	}
+}
+
+// label sets the labels of every service as cmd/compose of the library does,
+// and the agent's own.
+func label(p *types.Project, job deployment.Job, rel deployment.Release, first bool) {
+	for name, s := range p.Services {
+		s.CustomLabels = types.Labels{
+			api.ProjectLabel:     p.Name,
+			api.ServiceLabel:     name,
+			api.VersionLabel:     api.ComposeVersion,
+			api.WorkingDirLabel:  p.WorkingDir,
+			api.ConfigFilesLabel: strings.Join(p.ComposeFiles, ","),
+			api.OneoffLabel:      "False",
+			LabelTask:            string(job.TaskID),
+			LabelToken:           string(job.Token),
+			LabelRelease:         rel.Version,
+		}
+		if first {
+			s.CustomLabels[labelFirst] = "true"
+		}
+		p.Services[name] = s
+	}
+}

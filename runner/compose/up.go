@@ -1,0 +1,94 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/docker/compose/v2/pkg/api"
+
+	"github.com/wrktalk/wrktalk-agent/internal/fault"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// up brings d up as `docker compose up -d --remove-orphans` does, and waits
+// until all of it is up. A container that cannot come up ends it at once, also
+// while the library still waits for a dependency. first is true when the project
+// had no containers.
+func (r *run) up(ctx context.Context, d *desired, first bool) error {
+	w, err := newWatch(ctx, r.engine, d.project, r.job.Compose.Settle)
+	if err != nil {
+		return err
+	}
+	// The library changes the project while it works on it.
+	p := d.project.WithServicesDisabled()
+	label(p, r.job, d.release, first)
+
+	if err := fault.Point("compose.up.create:" + d.release.Version); err != nil {
+		return err
+	}
+	upCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	started, watched := make(chan struct{}), make(chan error, 1)
+	go func() {
+		err := w.wait(upCtx, started)
+		if err != nil {
+			cancel(err)
+		}
+		watched <- err
+	}()
+	err = r.engine.compose.Up(upCtx, p, api.UpOptions{
+		Create: api.CreateOptions{
+			Services:             p.ServiceNames(),
+			RemoveOrphans:        true,
+			Recreate:             api.RecreateDiverged,
+			RecreateDependencies: api.RecreateDiverged,
+			Inherit:              true,
+			QuietPull:            true,
+		},
+		Start: api.StartOptions{Project: p, Services: p.ServiceNames()},
+	})
+	if err != nil {
+		cancel(err)
+		seen := <-watched
+		var f *failure
+		switch {
+		case errors.As(seen, &f):
+			return f
+		case context.Cause(ctx) != nil:
+			return context.Cause(ctx)
+		}
+		return r.blame(ctx, w, err)
+	}
+	if err := fault.Point("compose.up.started:" + d.release.Version); err != nil {
+		cancel(err)
+		<-watched
+		return err
+	}
+	r.emit(task.PhaseWaiting, fmt.Sprintf("waiting until %s up", are(len(p.Services), "service")))
+	close(started)
+	return <-watched
+}
+
+// blame finds the container behind an error of the library, which speaks of
+// dependencies and container names; the error itself when there is none.
+func (r *run) blame(ctx context.Context, w *watch, err error) error {
+	verdicts, lookErr := w.look(ctx)
+	if lookErr != nil {
+		return err
+	}
+	for _, v := range verdicts {
+		if _, old := w.before[v.id]; v.standing == failed && !old {
+			return &failure{v}
+		}
+	}
+	return err
+}
+
+// are returns n with its noun and verb.
+func are(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun + " is"
+	}
+	return count(n, noun) + " are"
+}
