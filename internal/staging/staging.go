@@ -14,11 +14,13 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/wrktalk/wrktalk-agent/internal/durable"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
 // State is where a task's directory lies.
@@ -212,3 +214,23 @@ func (d *Dir) move(t *Task, to State) error {
 
 // statePath returns the absolute path of a state's directory.
 func (d *Dir) statePath(s State) string { return filepath.Join(d.path, string(s)) }
+
+// Find returns the directory of a task, wherever it is on its way, or an error
+// that is fs.ErrNotExist.
+func (d *Dir) Find(id task.ID) (*Task, error) {
+	for _, s := range States {
+		tasks, err := d.List(s)
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range tasks {
+			if !strings.Contains(t.Name, "-"+shortID(id)) {
+				continue
+			}
+			if m, err := t.Manifest(); err == nil && m.TaskID == id {
+				return t, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("find task %s in staging directory %s: %w", id, d.path, fs.ErrNotExist)
+}

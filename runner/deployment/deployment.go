@@ -13,7 +13,9 @@
 package deployment
 
 import (
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
@@ -80,6 +82,24 @@ type Compose struct {
 	Settle     time.Duration `json:"settle"`      // how long a container without health check must run
 }
 
+// ReleasesDir is where, below Compose.WorkingDir, the bundles are kept, each in
+// a directory named by BundleName.
+const ReleasesDir = "releases"
+
+// BundleName returns the name of the directory that keeps a release's bundle:
+// its version, as far as a file name may hold it, and the first twelve digits
+// of its artifact's digest. It is one plain path component of at most 80 bytes.
+func BundleName(version, sha256 string) string {
+	plain := strings.Map(func(r rune) rune {
+		if r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("._+-", r)) {
+			return r
+		}
+		return '_'
+	}, version)
+	plain = strings.TrimLeft(plain, ".")
+	return plain[:min(len(plain), 64)] + "-" + sha256[:min(len(sha256), 12)]
+}
+
 // Helm is where and how Helm releases are deployed.
 type Helm struct {
 	Namespace  string `json:"namespace"`
@@ -89,10 +109,21 @@ type Helm struct {
 	HistoryMax int    `json:"history_max"`
 }
 
-// Message is one line on MessageFD. Exactly one of Event and Result is set.
+// Message is one line on MessageFD. Exactly one of its fields is set.
 type Message struct {
-	Event  *task.Event `json:"event,omitempty"`
-	Result *Result     `json:"result,omitempty"`
+	Event *task.Event `json:"event,omitempty"`
+	// Gate asks the runner for leave to change what serves: everything that can
+	// be checked or fetched beforehand has been. wrktalk-deploy waits for a Reply
+	// on its standard input. It asks once per Job.
+	Gate   bool    `json:"gate,omitempty"`
+	Result *Result `json:"result,omitempty"`
+}
+
+// Reply answers a Gate: the second JSON value on standard input. The runner has
+// entered maintenance by then.
+type Reply struct {
+	Proceed bool   `json:"proceed"`
+	Reason  string `json:"reason,omitempty"` // why not
 }
 
 // Result is what came of a Job. Its texts carry no secrets.

@@ -1,0 +1,52 @@
+# make help lists every target.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/wrktalk/wrktalk-agent/internal/version.version=$(VERSION)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOFUMPT := mvdan.cc/gofumpt@v0.12.0
+# Two packages at a time: each starts servers of its own.
+TESTFLAGS ?= -race -timeout 30m -p 2
+
+.PHONY: help build demo test lint unit fault fmt bench setup clean
+
+help: ## list every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build both programs into bin/
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/wrktalk-agent ./cmd/wrktalk-deploy
+
+demo: ## see it work: a throw-away database, two releases deployed, the mails
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	@go run ./demo
+
+test: ## lint and every test, race detector included, on real servers
+	@scripts/setup test
+	@$(MAKE) --no-print-directory lint build unit fault
+
+lint: ## vet, staticcheck, gofumpt
+	@go vet ./...
+	@go run $(STATICCHECK) ./...
+	@out=$$(go run $(GOFUMPT) -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
+
+unit: ## every test with the race detector, without set-up and lint
+	@go test $(TESTFLAGS) ./...
+
+fault: ## the fault points themselves, in a build that has them
+	@go test -tags faultinject -race -timeout 10m ./internal/fault ./internal/durable ./internal/shred
+
+fmt: ## format the code
+	@go run $(GOFUMPT) -w .
+
+bench: ## speed as ratios, side by side with the command line tools
+	@scripts/setup test
+	@go test -run '^$$' -bench . -benchtime 5x -timeout 30m ./...
+
+setup: ## install what build, test and demo need (as root, through apt)
+	@scripts/setup all
+
+clean: ## remove what was built
+	@rm -rf bin dist

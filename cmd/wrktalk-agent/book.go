@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/wrktalk/wrktalk-agent/internal/config"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/notifier"
+)
+
+// book looks settings and recipients up in the database, for the notifier.
+type book struct {
+	db     *taskdb.DB
+	target taskdb.Target
+}
+
+func newBook(db *taskdb.DB, cfg *config.Config) *book { return &book{db: db, target: target(cfg)} }
+
+func (b *book) MailSettings(ctx context.Context) (notifier.Settings, error) {
+	m, err := b.db.MailSettings(ctx, b.target)
+	return notifier.Settings{Host: m.Host, Port: m.Port, User: m.User, Password: m.Password, From: m.From}, err
+}
+
+func (b *book) ActiveAdmins(ctx context.Context) ([]notifier.Recipient, error) {
+	admins, err := b.db.ActiveAdmins(ctx)
+	recipients := make([]notifier.Recipient, len(admins))
+	for i, a := range admins {
+		recipients[i] = notifier.Recipient{Name: a.Name, Address: a.Email}
+	}
+	return recipients, err
+}
+
+func transport(cfg *config.Config) notifier.Transport {
+	return notifier.Transport{
+		TLS: notifier.TLSMode(cfg.Notify.TLS), CAFile: cfg.Notify.CAFile,
+		Helo: cfg.Notify.Helo, Timeout: cfg.Notify.Timeout,
+	}
+}
+
+// origin says where a mail comes from.
+func origin(cfg *config.Config) notifier.Origin {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	o := notifier.Origin{Host: host, Target: fmt.Sprintf("Compose project %s", cfg.Compose.ProjectName)}
+	if cfg.Agent.DeploymentType == task.DeploymentKubernetes {
+		o.Target = fmt.Sprintf("Helm release %s in namespace %s", cfg.Helm.ReleaseName, cfg.Kube.Namespace)
+	}
+	return o
+}
+
+func notifierOptions(c *component) notifier.Options {
+	return notifier.Options{
+		Transport: transport(c.cfg), Origin: origin(c.cfg),
+		MaxAge: c.cfg.Notify.MaxAge, Rescan: c.cfg.Agent.PollInterval, Log: c.log,
+	}
+}

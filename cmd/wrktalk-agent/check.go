@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/wrktalk/wrktalk-agent/internal/config"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/notifier"
+)
+
+// checkTimeout bounds each check.
+const checkTimeout = 30 * time.Second
+
+// Results of a check.
+const (
+	checkOK   = "ok"
+	checkWarn = "warning"
+	checkFail = "failed"
+)
+
+// finding is the result of one check.
+type finding struct {
+	Check  string `json:"check"`
+	Result string `json:"result"`
+	Text   string `json:"text"`
+}
+
+// checker runs the checks one after the other; a check whose ground another one
+// has shown to be missing is left out.
+type checker struct {
+	app      *app
+	cfg      *config.Config
+	findings []finding
+}
+
+func (c *checker) add(check, result, format string, args ...any) {
+	text := strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")
+	c.findings = append(c.findings, finding{check, result, text})
+}
+
+// runCheck is `wrktalk-agent check`.
+func runCheck(a *app, args []string) error {
+	fs := a.flags()
+	a.outputFlag(fs)
+	if _, err := a.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	cfg, err := a.config()
+	if err != nil {
+		return err
+	}
+	c := &checker{app: a, cfg: cfg}
+	c.configuration()
+	c.staging()
+	c.database()
+	c.program()
+	if cfg.Agent.DeploymentType == task.DeploymentDocker {
+		c.workingDir()
+		c.docker()
+	}
+	c.maintenance()
+	return c.report()
+}
+
+// report shows the findings and fails if one of them did.
+func (c *checker) report() error {
+	failed := false
+	for _, f := range c.findings {
+		failed = failed || f.Result == checkFail
+	}
+	if c.app.output == "json" {
+		if err := c.app.printJSON(c.findings); err != nil {
+			return err
+		}
+	} else {
+		tw := tabwriter.NewWriter(c.app.stdout, 0, 0, 2, ' ', 0)
+		for _, f := range c.findings {
+			fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Result, f.Check, f.Text)
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+	}
+	if failed {
+		return errSilent
+	}
+	return nil
+}
+
+func (c *checker) configuration() {
+	file := c.cfg.File
+	if file == "" {
+		file = "environment and defaults"
+	}
+	c.add("configuration", checkOK, "%s deployments, read from %s", c.cfg.Agent.DeploymentType, file)
+	for _, w := range c.cfg.Warnings() {
+		c.add("configuration", checkWarn, "%s", w)
+	}
+}
+
+// staging makes sure that the directory can be written and that it has room.
+func (c *checker) staging() {
+	dir := c.cfg.Staging.Dir
+	existing := dir
+	for {
+		if _, err := os.Stat(existing); err == nil || existing == "/" {
+			break
+		}
+		existing = filepath.Dir(existing)
+	}
+	if err := unix.Access(existing, unix.W_OK|unix.X_OK); err != nil {
+		c.add("staging", checkFail, "%s cannot be written by user %d: %v; change its owner or set staging.dir", existing, os.Geteuid(), err)
+		return
+	}
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(existing, &st); err != nil {
+		c.add("staging", checkFail, "%s: %v", existing, err)
+		return
+	}
+	free := int64(st.Bavail) * st.Bsize
+	const little = 1 << 30
+	if free < little {
+		c.add("staging", checkWarn, "%s has %d MiB free, which a large release may fill", dir, free>>20)
+		return
+	}
+	c.add("staging", checkOK, "%s, %d GiB free", dir, free>>30)
+}
+
+func (c *checker) database() {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	db, err := c.app.database(ctx, c.cfg)
+	if err != nil {
+		c.add("database", checkFail, "%s", explain(err))
+		return
+	}
+	defer db.Close()
+	if err := db.Ping(ctx); err != nil {
+		c.add("database", checkFail, "%s", explain(err))
+		return
+	}
+	c.add("database", checkOK, "%s answers", c.cfg.DB.Address())
+	if err := db.CheckSchema(ctx); err != nil {
+		c.add("schema", checkFail, "%s", explain(err))
+		return
+	}
+	switch v, err := db.Migrated(ctx); {
+	case err != nil:
+		c.add("schema", checkFail, "%s", explain(err))
+	case v == 0:
+		c.add("schema", checkOK, "v4.2; tasks are found by polling every %s (wrktalk-agent migrate makes that immediate)", c.cfg.Agent.PollInterval)
+	default:
+		c.add("schema", checkOK, "v4.2 with the agent's schema, version %d", v)
+	}
+	c.mail(ctx, db)
+}
+
+// explain returns what to do about a database error, when that is known.
+func explain(err error) string {
+	if text := taskdb.Explain(err); text != "" {
+		return text
+	}
+	return err.Error()
+}
+
+// mail does a real handshake, login included, and counts the recipients.
+func (c *checker) mail(ctx context.Context, db *taskdb.DB) {
+	b := newBook(db, c.cfg)
+	settings, err := b.MailSettings(ctx)
+	if err != nil {
+		c.add("mail", checkFail, "%s", explain(err))
+		return
+	}
+	err = notifier.Check(ctx, settings, transport(c.cfg))
+	switch {
+	case errors.Is(err, notifier.ErrNotConfigured):
+		c.add("mail", checkWarn, "deployment_config names no smtp_host: nobody is told about deployments")
+		return
+	case err != nil:
+		c.add("mail", checkFail, "%v", err)
+		return
+	}
+	admins, err := b.ActiveAdmins(ctx)
+	switch {
+	case err != nil:
+		c.add("mail", checkFail, "%s", explain(err))
+	case len(admins) == 0:
+		c.add("mail", checkWarn, "%s answers, but table admin has no active administrator to write to", settings.Host)
+	default:
+		c.add("mail", checkOK, "%s answers; %d active administrator(s)", settings.Host, len(admins))
+	}
+}
+
+func (c *checker) program() {
+	path, err := deployProgram()
+	if err != nil {
+		c.add("wrktalk-deploy", checkFail, "%v", err)
+		return
+	}
+	c.add("wrktalk-deploy", checkOK, "%s", path)
+}
+
+// workingDir warns about a directory that a reboot empties: the files that
+// running containers mount lie there.
+func (c *checker) workingDir() {
+	dir := c.cfg.Compose.WorkingDir
+	for _, volatile := range []string{"/tmp", "/var/run", "/run", "/dev/shm"} {
+		if dir == volatile || strings.HasPrefix(dir, volatile+"/") {
+			c.add("working directory", checkWarn, "compose.working_dir %s is emptied by a reboot, and containers that mount files of their release lose them: set it to a lasting directory such as /var/lib/wrktalk-agent/compose", dir)
+			return
+		}
+	}
+	c.add("working directory", checkOK, "%s", dir)
+}
+
+// docker asks the engine through wrktalk-deploy, the only program that knows
+// how to find it.
+func (c *checker) docker() {
+	path, err := deployProgram()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "check")
+	cmd.Env = deployEnv(c.app.environ)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		text := strings.TrimSpace(string(out))
+		if text == "" {
+			text = err.Error()
+		}
+		c.add("docker", checkFail, "%s", text)
+		return
+	}
+	c.add("docker", checkOK, "%s", string(out))
+}
+
+// maintenance looks at the server that shows the page. Trouble there fails the
+// check only where it would fail a deployment.
+func (c *checker) maintenance() {
+	page, err := maintenanceSwitch(c.cfg, nil)
+	if err != nil {
+		c.add("maintenance", checkFail, "%v", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	bad := checkWarn
+	if c.cfg.Maintenance.Required {
+		bad = checkFail
+	}
+	for _, f := range page.Check(ctx) {
+		if f.OK {
+			c.add("maintenance", checkOK, "%s", f.Text)
+		} else {
+			c.add("maintenance", bad, "%s", f.Text)
+		}
+	}
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+// runMigrate is `wrktalk-agent migrate`.
+func runMigrate(a *app, args []string) error {
+	fs := a.flags()
+	create := fs.Bool("create", false, "first create the WrkTalk tables, in a database that has none")
+	down := fs.Bool("down", false, "remove what migrate added, and nothing else")
+	if _, err := a.parse(fs, args, 0, 0); err != nil {
+		return err
+	}
+	if *create && *down {
+		return usagef("--create and --down exclude each other")
+	}
+	cfg, err := a.config()
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	db, err := a.database(ctx, cfg)
+	if err != nil {
+		return usageError{err}
+	}
+	defer db.Close()
+	if *down {
+		if err := db.Down(ctx); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.stdout, "removed the agent's schema; tasks are found by polling from now on")
+		return nil
+	}
+	if *create {
+		if err := db.CreateSchema(ctx); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.stdout, "created the WrkTalk tables")
+	}
+	if err := db.Migrate(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, "the agent's schema is in place; new tasks are announced to the agent at once")
+	return nil
+}

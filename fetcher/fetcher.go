@@ -1,0 +1,281 @@
+// Package fetcher makes a claimed row a ready directory: it claims due tasks,
+// streams their release out of the database, verifies and extracts it in one
+// pass, and publishes the directory to the runner. What cannot be staged is
+// published all the same, as a refusal: the runner alone ends tasks.
+//
+// fetcher.go decides when to claim, stage.go turns one claim into a directory,
+// unpack/ holds the extraction that refuses what could hurt.
+package fetcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/fetcher/unpack"
+	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+)
+
+// Options are the fetcher's settings, all of them plain values.
+type Options struct {
+	Target    taskdb.Target
+	Lease     time.Duration // age of a heartbeat after which a task is taken over
+	Poll      time.Duration // between two looks at the database without a hint
+	Heartbeat time.Duration // between two signs of life while staging
+	Owner     string        // names this agent to operators
+	Limits    unpack.Limits
+	// Kept reports whether the payload of a release is still at hand where it is
+	// deployed to; nil means that it is never needed.
+	Kept func(version, sha256 string) bool
+	Log  *slog.Logger
+}
+
+// Fetcher claims and stages one task at a time.
+type Fetcher struct {
+	Options
+	db  *taskdb.DB
+	dir *staging.Dir
+}
+
+// New returns a fetcher over an open database and a staging directory that was
+// opened as its fetcher. Both stay the caller's.
+func New(db *taskdb.DB, dir *staging.Dir, o Options) *Fetcher {
+	return &Fetcher{Options: o, db: db, dir: dir}
+}
+
+// Run claims and stages tasks until ctx is done; a task being staged then is
+// finished within grace, or left for the next start to take up. Ready is called
+// once the database has answered. It returns an error only if the staging
+// directory cannot be read.
+func (f *Fetcher) Run(ctx context.Context, grace time.Duration, ready func(reason string)) error {
+	watcher := f.dir.Watch(f.Poll, staging.Ready, staging.Running)
+	defer watcher.Stop()
+	hints, stopListening := f.listen()
+	defer stopListening()
+
+	work, release := graceful(ctx, grace)
+	defer release()
+	if err := f.resume(ctx, work); err != nil {
+		return err
+	}
+	var failures int
+	for ctx.Err() == nil {
+		wait, err := f.round(ctx, work)
+		switch {
+		case err == nil:
+			if failures > 0 {
+				f.Log.Info("the database answers again")
+			}
+			failures = 0
+			ready("")
+		case ctx.Err() != nil:
+			return nil
+		default:
+			if failures++; failures == 1 {
+				f.Log.Error("no task can be claimed", "error", err)
+			}
+			ready(err.Error())
+			wait = backoff(failures, f.Poll)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-watcher.Hints():
+		case <-hints:
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// backoff returns how long to wait after the given number of failures in a row:
+// doubling from half a second up to limit, with jitter so that the agents of a
+// restarted database do not all come back at once.
+func backoff(failures int, limit time.Duration) time.Duration {
+	wait := min(limit, 500*time.Millisecond<<min(failures-1, 16))
+	return wait/2 + rand.N(wait/2+1)
+}
+
+// graceful returns a context that ends grace after ctx does.
+func graceful(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(grace, cancel)
+		context.AfterFunc(work, func() { timer.Stop() })
+	})
+	return work, func() { stop(); cancel() }
+}
+
+// listen passes on the database's notifications of new tasks. They are hints:
+// without them, tasks are found by polling.
+func (f *Fetcher) listen() (<-chan struct{}, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	hints := make(chan struct{}, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := f.db.Listen(ctx, func() {
+			select {
+			case hints <- struct{}{}:
+			default:
+			}
+		})
+		if err != nil && ctx.Err() == nil {
+			f.Log.Info("new tasks are found by polling", "reason", err, "every", f.Poll)
+		}
+	}()
+	return hints, func() { cancel(); <-done }
+}
+
+// resume takes up the drafts of a predecessor that was killed: those whose
+// claim still holds are staged anew, the others are shredded.
+func (f *Fetcher) resume(ctx, work context.Context) error {
+	drafts, err := f.dir.Drafts()
+	if err != nil {
+		return err
+	}
+	for _, d := range drafts {
+		m, err := d.Claim()
+		if err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				f.Log.Warn("discarding a draft that cannot be read", "task", d.Task().Name, "error", err)
+			}
+			if err := d.Discard(); err != nil {
+				return err
+			}
+			continue
+		}
+		err = f.confirm(ctx, m)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, taskdb.ErrFenced):
+			f.Log.Info("discarding a draft whose claim does not hold", "task", d.Task().Name)
+			if err := d.Discard(); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		default:
+			f.Log.Info("staging anew what a predecessor was killed over", "task", d.Task().Name)
+			f.stage(work, d, *m)
+		}
+	}
+	return nil
+}
+
+// confirm asks the database whether a claim still holds until it gets an answer.
+func (f *Fetcher) confirm(ctx context.Context, m *staging.Manifest) error {
+	for n := 1; ; n++ {
+		err := f.db.Heartbeat(ctx, m.TaskID, m.Token)
+		if err == nil || errors.Is(err, taskdb.ErrFenced) || ctx.Err() != nil {
+			return err
+		}
+		f.Log.Warn("a claim cannot be confirmed; trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(backoff(n, f.Poll)):
+		}
+	}
+}
+
+// round claims and stages what is due, and returns how long there is nothing to
+// do. While a task of this agent is in flight nothing is claimed, whatever the
+// database says about its lease: only this host knows that it is alive.
+func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
+	for {
+		busy, err := f.busy()
+		if err != nil {
+			return 0, err
+		}
+		var d *staging.Draft
+		var m staging.Manifest
+		claim, err := f.db.Claim(ctx, f.Target, taskdb.ClaimOptions{
+			Lease: f.Lease, Owner: f.Owner, Claim: !busy,
+			Record: func(t taskdb.Task) error {
+				if d != nil { // the transaction was begun again
+					if err := d.Discard(); err != nil {
+						return err
+					}
+				}
+				m = manifestOf(t)
+				d, err = f.dir.Create(staging.Name(m.ClaimedAt, m.Kind, t.Version, m.TaskID))
+				if err != nil {
+					return err
+				}
+				return d.SetClaim(m)
+			},
+		})
+		if err != nil {
+			if d != nil {
+				err = errors.Join(err, d.Discard())
+			}
+			return 0, err
+		}
+		if claim.Task == nil {
+			return f.wait(claim), nil
+		}
+		f.event(d, task.PhaseClaimed, claimText(claim.Task))
+		f.stage(work, d, m)
+		if ctx.Err() != nil {
+			return 0, nil
+		}
+	}
+}
+
+// wait returns how long to wait after a claim that took nothing.
+func (f *Fetcher) wait(c *taskdb.Claim) time.Duration {
+	wait := f.Poll
+	if c.NextDue > 0 {
+		wait = min(wait, c.NextDue)
+	}
+	if c.Busy != nil {
+		wait = min(wait, c.LeaseLeft+100*time.Millisecond)
+	}
+	if c.Contended {
+		wait = min(wait, time.Second)
+	}
+	return wait
+}
+
+func manifestOf(t taskdb.Task) staging.Manifest {
+	return staging.Manifest{
+		TaskID: t.ID, Kind: t.Kind, Token: t.Token, TakenOver: t.TakenOver,
+		Release: staging.Release{ArtifactID: t.ArtifactID},
+		DueAt:   t.ExecuteAfter, ClaimedAt: time.Now().UTC(),
+	}
+}
+
+func claimText(t *taskdb.Task) string {
+	if t.TakenOver {
+		return fmt.Sprintf("took over %s task %s, whose lease had run out", t.Kind, t.ID)
+	}
+	return fmt.Sprintf("claimed %s task %s", t.Kind, t.ID)
+}
+
+// busy reports whether a task of this agent is ready or running.
+func (f *Fetcher) busy() (bool, error) {
+	for _, s := range []staging.State{staging.Ready, staging.Running} {
+		tasks, err := f.dir.List(s)
+		if err != nil || len(tasks) > 0 {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+func (f *Fetcher) event(d *staging.Draft, phase task.Phase, text string) {
+	f.Log.Info(text, "task", d.Task().Name, "state", string(phase))
+	err := d.Task().Append(task.Event{Time: time.Now().UTC(), Component: "fetcher", Phase: phase, Text: text})
+	if err != nil {
+		f.Log.Warn("the timeline misses an event", "task", d.Task().Name, "error", err)
+	}
+}

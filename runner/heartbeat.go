@@ -1,0 +1,54 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+)
+
+// heartbeat shows the database that a task is being worked on, for as long as
+// it runs.
+type heartbeat struct {
+	fenced chan struct{} // closed when the claim turns out to be lost
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// startHeartbeat starts the heartbeat of a task. The caller stops it.
+func (r *Runner) startHeartbeat(m *staging.Manifest) *heartbeat {
+	ctx, cancel := context.WithCancel(context.Background())
+	b := &heartbeat{fenced: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(b.done)
+		tick := time.NewTicker(r.Heartbeat)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			// A database that is away is no reason to stop: nobody else can take
+			// the task over either as long as it is.
+			try, cancel := context.WithTimeout(ctx, max(r.Heartbeat, 5*time.Second))
+			err := r.db.Heartbeat(try, m.TaskID, m.Token)
+			cancel()
+			switch {
+			case errors.Is(err, taskdb.ErrFenced):
+				close(b.fenced)
+				return
+			case err != nil && ctx.Err() == nil:
+				r.Log.Warn("heartbeat failed; the deployment goes on", "task", m.TaskID, "error", err)
+			}
+		}
+	}()
+	return b
+}
+
+func (b *heartbeat) stop() {
+	b.cancel()
+	<-b.done
+}

@@ -1,0 +1,45 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// lastTry is how long recording may still take once the agent is stopping: the
+// outcome is on disk, so the next start can record it as well.
+const lastTry = 5 * time.Second
+
+// record makes an outcome that is on disk known: to the database, however long
+// that takes, and then to the notifier. Secrets leave the disk after the first
+// try, so that a database that is away does not keep them there.
+func (r *Runner) record(sig Signals, t *staging.Task, o task.Outcome) error {
+	ctx, release := afterDone(sig.Stop, lastTry)
+	defer release()
+	stop := context.AfterFunc(sig.Kill, release)
+	defer stop()
+
+	r.event(t, task.PhaseRecording, "recording the outcome: "+string(o.Status()))
+	finish := func(ctx context.Context) error { return r.db.Finish(ctx, o) }
+	first, cancel := context.WithTimeout(ctx, lastTry)
+	err := finish(first)
+	cancel()
+	if stripErr := t.Strip(); stripErr != nil {
+		return errors.Join(err, stripErr)
+	}
+	if err != nil {
+		if err := r.again(ctx, t, "record the outcome", finish); err != nil {
+			return err
+		}
+	}
+	level := r.Log.Info
+	if !o.Succeeded {
+		level = r.Log.Error
+	}
+	level("task "+string(o.Status()), "task", t.Name, "id", o.TaskID, "release", o.ReleaseVersion,
+		"message", o.Message, "error", o.Error, "seconds", o.Duration().Seconds())
+	return t.Finish()
+}

@@ -1,0 +1,165 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+// run takes one task in running to its end: to done, to the trash when its
+// claim was lost, or to quarantine when nobody can tell what it is. When
+// sig.Kill or a full disk stops it half-way, the directory stays in running and
+// the next runner goes on with it.
+func (r *Runner) run(sig Signals, t *staging.Task) {
+	err := r.carryOut(sig, t)
+	switch {
+	case err == nil:
+	case errors.Is(err, taskdb.ErrFenced):
+		r.Log.Warn("the claim was lost: another agent took the task over, or it was ended by hand; leaving it alone", "task", t.Name)
+		if err := t.Discard(); err != nil {
+			r.Log.Error("the lost task's directory could not be shredded", "task", t.Name, "error", err)
+		}
+	case errors.Is(err, errKilled), sig.Stop.Err() != nil:
+		r.Log.Warn("stopping with a task unfinished; the next start goes on with it", "task", t.Name, "reason", err)
+	default:
+		r.Log.Error("a task could not be finished; the next start goes on with it", "task", t.Name, "error", err)
+	}
+}
+
+func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
+	m, err := t.Manifest()
+	if err != nil {
+		r.Log.Error("setting a task aside whose manifest cannot be trusted; its lease will run out and it is staged anew",
+			"task", t.Name, "error", err)
+		return t.Quarantine(err.Error())
+	}
+	beat := r.startHeartbeat(m)
+	defer beat.stop()
+
+	o, err := t.Outcome()
+	switch {
+	case err == nil: // a predecessor got this far
+	case errors.Is(err, fs.ErrNotExist):
+		if o, err = r.outcome(sig, t, m, beat); err != nil {
+			return err
+		}
+		if err := r.again(sig.Kill, t, "keep the outcome", func(context.Context) error { return t.SetOutcome(o) }); err != nil {
+			return err
+		}
+	default:
+		return t.Quarantine(err.Error())
+	}
+	return r.record(sig, t, o)
+}
+
+// outcome finds out what comes of the task, deploying it unless there is a
+// reason not to. An error means that there is no outcome yet, or none of ours.
+func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat *heartbeat) (task.Outcome, error) {
+	o := task.Outcome{
+		Schema: task.OutcomeSchema, TaskID: m.TaskID, Kind: m.Kind, Token: m.Token,
+		ArtifactID: m.Release.ArtifactID, ReleaseVersion: m.Release.Version, ChartType: m.Release.ChartType,
+		StartedAt: m.ClaimedAt,
+	}
+	if m.Previous != nil {
+		o.Serving = m.Previous.Version
+	}
+	fail := func(message, reason string) (task.Outcome, error) {
+		o.Message, o.Error, o.FinishedAt = message, reason, time.Now().UTC()
+		return o, nil
+	}
+	if m.Refusal != "" {
+		return fail("The task was refused; nothing was changed", m.Refusal)
+	}
+
+	// The claim may have been lost while the directory waited, and starting
+	// twice is worse than starting late: no answer, no start.
+	r.event(t, task.PhaseVerifying, "verifying the staged files")
+	beginBy := sig.Stop
+	if err := r.again(beginBy, t, "confirm the claim", func(ctx context.Context) error {
+		return r.db.Heartbeat(ctx, m.TaskID, m.Token)
+	}); err != nil {
+		return o, err
+	}
+	if err := t.Verify(m); err != nil {
+		return fail("The task was refused; nothing was changed",
+			fmt.Sprintf("the staging directory was changed after staging: %v", err))
+	}
+	run, err := t.Run()
+	if err != nil {
+		return o, err
+	}
+	job := r.job(t, m)
+	if run.Attempts >= r.MaxAttempts {
+		job.Action = deployment.ActionRecover
+	}
+	run.Attempts++
+	if run.Attempts == 1 {
+		run.StartedAt = time.Now().UTC()
+	}
+	if err := t.SetRun(run); err != nil {
+		return o, err
+	}
+	o.StartedAt = run.StartedAt
+
+	res, err := r.deploy(sig, t, job, beat)
+	if err != nil {
+		return o, err
+	}
+	o.FinishedAt = time.Now().UTC()
+	o.Succeeded, o.Message, o.Error = res.Succeeded, res.Message, res.Error
+	o.HelmRevision, o.LogTail, o.Restored = res.HelmRevision, res.LogTail, res.Restored
+	if res.Touched || res.Succeeded {
+		o.Serving = res.Serving
+	}
+	if job.Action == deployment.ActionRecover && !o.Succeeded {
+		o.Error = fmt.Sprintf("gave up after %d attempts, each ended by a stop of the agent: %s", r.MaxAttempts, o.Error)
+	}
+	return o, nil
+}
+
+// job describes the deployment to wrktalk-deploy.
+func (r *Runner) job(t *staging.Task, m *staging.Manifest) deployment.Job {
+	has := make(map[string]bool, len(m.Files))
+	for _, f := range m.Files {
+		has[f.Path] = true
+	}
+	release := func(rel staging.Release, under string, payload bool) deployment.Release {
+		d := deployment.Release{ArtifactID: rel.ArtifactID, Version: rel.Version, SHA256: rel.SHA256}
+		if payload {
+			d.PayloadDir = t.Path(under, staging.PayloadDir)
+		}
+		if has[join(under, staging.EnvFile)] {
+			d.EnvFile = t.Path(under, staging.EnvFile)
+		}
+		if has[join(under, staging.ValuesFile)] {
+			d.ValuesFile = t.Path(under, staging.ValuesFile)
+		}
+		return d
+	}
+	job := deployment.Job{
+		Schema: deployment.Schema, Action: deployment.ActionDeploy,
+		TaskID: m.TaskID, Kind: m.Kind, Token: m.Token,
+		Release: release(m.Release, "", true),
+		Timeout: r.Timeout, RestoreTimeout: r.RestoreTimeout,
+		Compose: r.Compose, Helm: r.Helm,
+	}
+	if m.Previous != nil {
+		p := release(*m.Previous, staging.RestoreDir, m.PreviousStaged)
+		job.Previous = &p
+	}
+	return job
+}
+
+func join(under, name string) string {
+	if under == "" {
+		return name
+	}
+	return under + "/" + name
+}

@@ -1,0 +1,194 @@
+// Package runner makes a ready directory an outcome: it takes a task's
+// directory, verifies it, has wrktalk-deploy carry it out behind the
+// maintenance page, watches and if need be kills that process, keeps the
+// outcome on disk, records it in the database and hands the directory to the
+// notifier.
+//
+// The files of this package, in the order a task meets them: runner.go finds
+// it, run.go takes it through its run, deploy.go and process.go have it
+// deployed, record.go makes its outcome known.
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+// Maintenance is the switch of the maintenance page. Owner names the run that
+// turns it on, so that only that run turns it off again.
+type Maintenance interface {
+	Enter(ctx context.Context, owner string) error
+	Leave(ctx context.Context, owner string) error
+	// Recover turns off what an owner other than active left on.
+	Recover(ctx context.Context, active string) error
+}
+
+// Options are the runner's settings, all of them plain values.
+type Options struct {
+	Target  taskdb.Target
+	Program string   // path of wrktalk-deploy
+	Env     []string // all that wrktalk-deploy sees of the environment
+
+	Heartbeat     time.Duration // between two signs of life in the database
+	Rescan        time.Duration // between two looks at the staging directory without an event
+	ShutdownGrace time.Duration // what a deployment in flight gets after Stop
+	MaxAttempts   int           // deployments begun for one claim before it is given up
+
+	Timeout        time.Duration // of bringing a release up
+	RestoreTimeout time.Duration // of bringing the previous one back
+	Compose        *deployment.Compose
+	Helm           *deployment.Helm
+
+	Maintenance         Maintenance
+	MaintenanceRequired bool // a page that cannot be put up fails the task
+
+	Log *slog.Logger
+}
+
+// Signals tell the runner to end, more and more urgently.
+type Signals struct {
+	Stop      context.Context // take no new task
+	Interrupt context.Context // give up the deployment in flight, restoring what served
+	Kill      context.Context // leave everything as it is, at once; the next runner recovers
+}
+
+// Runner carries out one task at a time.
+type Runner struct {
+	Options
+	db  *taskdb.DB
+	dir *staging.Dir
+}
+
+// New returns a runner over an open database and a staging directory that was
+// opened as its runner. Both stay the caller's.
+func New(db *taskdb.DB, dir *staging.Dir, o Options) *Runner {
+	return &Runner{Options: o, db: db, dir: dir}
+}
+
+// Run carries out tasks until sig.Stop is done and the one in flight has ended.
+// First it goes on with what its predecessor left in running; ready is called
+// once that has been looked at. It returns an error only if the staging
+// directory cannot be read.
+func (r *Runner) Run(sig Signals, ready func()) error {
+	watcher := r.dir.Watch(r.Rescan, staging.Ready)
+	defer watcher.Stop()
+	if err := watcher.Err(); err != nil {
+		r.Log.Warn("no file system events: looking for ready tasks by the timer alone", "error", err, "every", r.Rescan)
+	}
+	if err := r.resume(sig); err != nil {
+		return err
+	}
+	ready()
+	for {
+		select {
+		case <-sig.Stop.Done():
+			return nil
+		case <-watcher.Hints():
+		}
+		if err := r.drain(sig); err != nil {
+			return err
+		}
+	}
+}
+
+// resume goes on with the tasks a predecessor was killed over.
+func (r *Runner) resume(sig Signals) error {
+	tasks, err := r.dir.List(staging.Running)
+	if err != nil {
+		return err
+	}
+	active := ""
+	for _, t := range tasks {
+		if _, err := t.Outcome(); err != nil {
+			active = t.Name
+		}
+	}
+	r.recoverMaintenance(active)
+	for _, t := range tasks {
+		if sig.Stop.Err() != nil {
+			return nil
+		}
+		r.Log.Info("going on with a task that was interrupted", "task", t.Name)
+		r.run(sig, t)
+	}
+	return nil
+}
+
+// drain carries out every ready task, oldest first.
+func (r *Runner) drain(sig Signals) error {
+	for sig.Stop.Err() == nil {
+		tasks, err := r.dir.List(staging.Ready)
+		if err != nil {
+			return err
+		}
+		if len(tasks) == 0 {
+			return nil
+		}
+		t := tasks[0]
+		if err := t.Take(); err != nil {
+			return err
+		}
+		r.run(sig, t)
+	}
+	return nil
+}
+
+// recoverMaintenance ends a page that a killed run left up, in the server and
+// in the database's flag.
+func (r *Runner) recoverMaintenance(active string) {
+	if r.Maintenance == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := r.Maintenance.Recover(ctx, active); err != nil {
+		r.Log.Error("maintenance could not be ended after a crash", "error", err)
+	}
+}
+
+// event notes one step of a run in the task's timeline and in the log.
+func (r *Runner) event(t *staging.Task, phase task.Phase, text string) {
+	r.note(t, task.Event{Time: time.Now().UTC(), Component: "runner", Phase: phase, Text: text})
+}
+
+func (r *Runner) note(t *staging.Task, e task.Event) {
+	r.Log.Info(e.Text, "task", t.Name, "state", string(e.Phase))
+	if err := t.Append(e); err != nil {
+		r.Log.Warn("the timeline misses an event", "task", t.Name, "error", err)
+	}
+}
+
+// errKilled is returned by steps that sig.Kill cut short.
+var errKilled = errors.New("the agent is being killed")
+
+// again calls f until it succeeds or is fenced, or ctx ends, waiting longer
+// after each failure. What keeps failing is logged the first time and then
+// whenever the wait has grown to its limit.
+func (r *Runner) again(ctx context.Context, t *staging.Task, what string, f func(context.Context) error) error {
+	const longest = 15 * time.Second
+	for wait := 250 * time.Millisecond; ; wait = min(2*wait, longest) {
+		try, cancel := context.WithTimeout(ctx, 30*time.Second)
+		err := f(try)
+		cancel()
+		if err == nil || errors.Is(err, taskdb.ErrFenced) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		r.Log.Warn(what+" failed; trying again", "task", t.Name, "error", err, "in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+}
