@@ -132,8 +132,10 @@ func TestProbe(t *testing.T) {
 		handler      http.HandlerFunc
 		enter, leave string // what the errors say, "" for none
 	}{
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://example.invalid/", 301) }, "answers 301 instead of 503", ""},
-		{"always 503", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "", "answers 503 although the page was switched off"},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://example.invalid/", http.StatusMovedPermanently)
+		}, "answers 301 instead of 503", ""},
+		{"always 503", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, "", "answers 503 although the page was switched off"},
 		{"silent", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "deadline exceeded", "deadline exceeded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
