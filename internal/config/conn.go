@@ -54,10 +54,7 @@ func (d DB) ConnString() Secret {
 		{"min_protocol_version", Secret{}},
 		{"max_protocol_version", Secret{}},
 	}
-	// Later wins in libpq, but saying a thing twice helps nobody.
-	for _, p := range d.params {
-		params = slices.DeleteFunc(params, func(q param) bool { return q.name == p.name })
-	}
+	// Of two with one name the later wins: db.url unpins what it mentions.
 	params = append(params, d.params...)
 
 	pairs := make([]string, len(params))
@@ -244,7 +241,6 @@ func (u *dbURL) put(name, encoded string) error {
 	case strings.HasPrefix(name, "pool_"):
 		return errors.New("pool_ parameters are not supported: use db.max_conns")
 	default:
-		u.params = slices.DeleteFunc(u.params, func(p param) bool { return p.name == name })
 		u.params = append(u.params, param{name, NewSecret(value)})
 	}
 	return nil

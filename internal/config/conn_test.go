@@ -133,6 +133,7 @@ func TestURLMeansTheSameToPgx(t *testing.T) {
 		"postgres://u:p%40%3A%2F%25@h/d%20b?connect_timeout=3&application_name=a+b%20c&sslmode=require",
 		"postgres://u@h/d?dbname=other&connect_timeout=10&sslnegotiation=direct&channel_binding=require",
 		"postgres://u@h/d?ssl=true&connect_timeout=10",
+		"postgres://u@h/d?application_name=a&connect_timeout=9&application_name=b&connect_timeout=10",
 		"postgres://u@h/d?connect_timeout=10&sslmode=verify-full&options=-c%20x.y%3D1",
 	} {
 		c := mustLoad(t, source(t, []string{docker, "WRKTALK_AGENT_DB_URL=" + u}))

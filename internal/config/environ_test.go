@@ -180,6 +180,14 @@ func TestSystemdCredentials(t *testing.T) {
 	}
 }
 
+// As for os.Getenv, which the libraries we use ask.
+func TestFirstOfTwoVariablesCounts(t *testing.T) {
+	c := mustLoad(t, source(t, []string{docker, "WRKTALK_AGENT_DB_NAME=first", "WRKTALK_AGENT_DB_NAME=second"}))
+	if c.DB.Name != "first" {
+		t.Errorf("name = %q", c.DB.Name)
+	}
+}
+
 func TestScrubEnv(t *testing.T) {
 	environ := []string{
 		"PATH=/bin", "WRKTALK_AGENT_DB_PASSWORD=x", "WRKTALK_X=y", "PGPASSWORD=x", "PGSERVICE=y", "HOME=/root",
