@@ -201,7 +201,7 @@ func TestDefect26ArtifactIsReadOnceInConstantMemory(t *testing.T) {
 	}
 	most := peak()
 	t.Logf("read %d bytes in %s, heap at most %d KiB", size, time.Since(started).Round(time.Millisecond), most>>10)
-	if most > 32<<20 {
+	if most > 16<<20 {
 		t.Errorf("the heap grew to %d bytes for an artifact of %d", most, size)
 	}
 }

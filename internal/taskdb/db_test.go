@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
@@ -99,4 +101,26 @@ func outcome(claimed *taskdb.Task, artifact string, ok bool) task.Outcome {
 
 func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.Context(), d)
+}
+
+// lockRow locks a task's row as a backend in the middle of a transaction
+// does, until the returned function is called.
+func lockRow(t testing.TB, connString string, id task.ID) (release func()) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), connString)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := conn.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), "select 1 from agent_task where id = $1 for update", string(id))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := conn.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 )
 
 // sliceSize is how much of an artifact is asked for at a time: what a reader
-// holds in memory, twice, while it reads.
-const sliceSize = 1 << 20
+// holds in memory, twice, while it reads. With its frame it fits pgx's buffer
+// of a megabyte; a little more would take one of two.
+const sliceSize = 1<<20 - 1<<10
 
 // ArtifactReader streams an artifact's bytes. It holds one slice and, between
 // slices, no connection. A connection that is lost is opened again and the
@@ -73,16 +75,10 @@ func (r *ArtifactReader) fill() error {
 	if r.buf == nil {
 		r.buf = make([]byte, 0, want)
 	}
-	s := slice{buf: r.buf[:0]}
 	var size int64
-	err := retry(r.ctx, 0, func() error {
-		// The reader's own context bounds the retries; each slice has its time.
-		ctx, cancel := context.WithTimeout(r.ctx, opTimeout)
-		defer cancel()
-		return r.db.pool.QueryRow(ctx, `
-			select octet_length(artifact_data)::bigint, substring(artifact_data from $2::int for $3::int)
-			from release_artifact where id = $1`,
-			pgx.QueryResultFormats{pgx.BinaryFormatCode}, r.id, int32(r.next+1), int32(want)).Scan(&size, &s)
+	err := retry(r.ctx, 0, func() (err error) {
+		size, err = r.slice(want)
+		return err
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -91,19 +87,47 @@ func (r *ArtifactReader) fill() error {
 		return tidy(doing, context.Cause(r.ctx))
 	case err != nil:
 		return tidy(doing, noSuchID(err))
-	case size != r.size || int64(len(s.buf)) != want:
+	case size != r.size || int64(len(r.buf)) != want:
 		return tidy(doing, fmt.Errorf("%w: it holds %d bytes, not %d", ErrArtifactGone, size, r.size))
 	}
-	r.buf, r.unread = s.buf, s.buf
+	r.unread = r.buf
 	r.next += want
 	return nil
 }
 
-// slice scans a bytea into memory that is used again.
-type slice struct{ buf []byte }
+const sliceQuery = `select octet_length(artifact_data)::bigint, substring(artifact_data from $2::int for $3::int)
+	from release_artifact where id = $1`
 
-// ScanBytes implements pgtype.BytesScanner: v is pgx's, and only for now.
-func (s *slice) ScanBytes(v []byte) error {
-	s.buf = append(s.buf[:0], v...)
-	return nil
+// slice reads want bytes at r.next into r.buf and returns the whole's size.
+func (r *ArtifactReader) slice(want int64) (size int64, err error) {
+	// The reader's own context bounds the retries; each slice has its time.
+	ctx, cancel := context.WithTimeout(r.ctx, opTimeout)
+	defer cancel()
+	conn, err := r.db.pool.Acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Release()
+	if conn.Conn().Config().DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol {
+		err = conn.QueryRow(ctx, sliceQuery, r.id, r.next+1, want).Scan(&size, &r.buf)
+		return size, err
+	}
+	// In exec mode pgx asks for text, which doubles a bytea and has to be
+	// decoded. One level below, the bytes come as they are.
+	rows := conn.Conn().PgConn().ExecParams(ctx, sliceQuery, [][]byte{
+		[]byte(r.id), strconv.AppendInt(nil, r.next+1, 10), strconv.AppendInt(nil, want, 10),
+	}, nil, nil, []int16{pgx.TextFormatCode, pgx.BinaryFormatCode})
+	found := rows.NextRow()
+	if found {
+		values := rows.Values()
+		size, err = strconv.ParseInt(string(values[0]), 10, 64)
+		r.buf = append(r.buf[:0], values[1]...) // the values are pgx's, and only for now
+	}
+	if _, closeErr := rows.Close(); closeErr != nil {
+		return 0, closeErr
+	}
+	if err == nil && !found {
+		err = pgx.ErrNoRows
+	}
+	return size, err
 }

@@ -66,6 +66,7 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	}
 	if _, chosen := plain.RuntimeParams["default_query_exec_mode"]; !chosen {
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+		cfg.ConnConfig.StatementCacheCapacity, cfg.ConnConfig.DescriptionCacheCapacity = 0, 0
 	}
 	// Only parameters that poolers accept at start-up: PgBouncer refuses a
 	// connection that sends statement_timeout or lock_timeout. Transactions set
