@@ -85,11 +85,17 @@ func (c *conversation) begin(t Transport, s Settings) error {
 			return errNoSTARTTLS
 		}
 	}
-	// A name like localhost can be made to lead elsewhere.
-	if remote, ok := raw.RemoteAddr().(*net.TCPAddr); !encrypted && (!ok || !remote.IP.IsLoopback()) {
+	if !encrypted && !local(raw.RemoteAddr()) {
 		return errNotLocal
 	}
 	return c.login(s)
+}
+
+// local reports whether a connection to a really stays on this host: a name
+// like localhost can be made to lead elsewhere.
+func local(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
 }
 
 // login authenticates if a user is set. Over a verified connection, and to
@@ -104,13 +110,13 @@ func (c *conversation) login(s Settings) error {
 	if !ok {
 		return errNoLogin
 	}
-	const local = true // what is not encrypted has been refused unless it is local
+	const inClear = true // what is not encrypted was refused unless it is local
 	for _, mech := range []struct {
 		name string
 		auth func() smtp.Auth
 	}{
-		{"PLAIN", func() smtp.Auth { return smtp.PlainAuth("", s.User, s.Password, c.host, local) }},
-		{"LOGIN", func() smtp.Auth { return smtp.LoginAuth(s.User, s.Password, c.host, local) }},
+		{"PLAIN", func() smtp.Auth { return smtp.PlainAuth("", s.User, s.Password, c.host, inClear) }},
+		{"LOGIN", func() smtp.Auth { return smtp.LoginAuth(s.User, s.Password, c.host, inClear) }},
 		{"SCRAM-SHA-256", func() smtp.Auth { return smtp.ScramSHA256Auth(s.User, s.Password) }},
 		{"SCRAM-SHA-1", func() smtp.Auth { return smtp.ScramSHA1Auth(s.User, s.Password) }},
 		{"CRAM-MD5", func() smtp.Auth { return smtp.CRAMMD5Auth(s.User, s.Password) }},

@@ -138,6 +138,20 @@ func TestRoute(t *testing.T) {
 	}
 }
 
+func TestOnlyLoopbackIsLocal(t *testing.T) {
+	for addr, want := range map[string]bool{
+		"127.0.0.1": true, "127.8.7.6": true, "::1": true, "::ffff:127.0.0.1": true,
+		"10.0.0.1": false, "192.0.2.1": false, "fe80::1": false, "0.0.0.0": false,
+	} {
+		if got := local(&net.TCPAddr{IP: net.ParseIP(addr)}); got != want {
+			t.Errorf("%s: got %v", addr, got)
+		}
+	}
+	if local(&net.UnixAddr{}) {
+		t.Error("what is no TCP address counts as local")
+	}
+}
+
 func TestRefusalsAreRetriedOrFinal(t *testing.T) {
 	for _, c := range []struct {
 		verb  string
@@ -206,6 +220,9 @@ func scripted(t *testing.T, serve func(net.Conn, *bufio.Reader)) Settings {
 	})
 	return Settings{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, From: "agent@example.com"}
 }
+
+// hangUp is a mail server that wants no client.
+func hangUp(c net.Conn, _ *bufio.Reader) { _ = c.Close() }
 
 // swallow is a reply that is never sent.
 const swallow = "swallow"
