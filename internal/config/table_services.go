@@ -87,7 +87,7 @@ var serviceKeys = []key{
 		duration(func(c *Config) *time.Duration { return &c.Notify.MaxAge }, 1),
 	},
 	{
-		"notify.tls", "auto", "auto: implicit TLS on port 465, STARTTLS elsewhere; none: unencrypted",
+		"notify.tls", "auto", "auto: implicit TLS on port 465, STARTTLS elsewhere, which only a server on the loopback address may lack; none: unencrypted",
 		choice(func(c *Config) *string { return &c.Notify.TLS }, "auto", "starttls", "implicit", "none"),
 	},
 	{
