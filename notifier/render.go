@@ -84,9 +84,7 @@ func Render(o task.Outcome, origin Origin) (Content, error) {
 		p.Tone = "bad"
 		p.Cause = block(task.SafeText(o.Error, task.MaxMessage))
 		p.Log = logTail(o.LogTail)
-		if id := string(o.TaskID); typeable(id) {
-			p.Look = []string{"wrktalk-agent inspect " + id, "wrktalk-agent logs " + id}
-		}
+		p.Look = []string{"wrktalk-agent status"}
 	}
 	return render(p)
 }

@@ -127,11 +127,3 @@ func capital(s string) string {
 	}
 	return string(unicode.ToUpper(r)) + s[n:]
 }
-
-// typeable reports whether s can stand in a command that people copy into a
-// shell: ids are opaque text.
-func typeable(s string) bool {
-	return s != "" && len(s) <= maxWord && !strings.HasPrefix(s, "-") && !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.:", r)
-	})
-}
