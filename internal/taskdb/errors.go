@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"strings"
@@ -214,18 +213,21 @@ func parseError(err error) error {
 	if errors.As(err, &file) {
 		return &Error{doing: doing, reason: errConnString, cause: file}
 	}
-	text := err.Error()
-	for _, known := range []string{
-		"failed to parse as URL", "failed to parse as keyword/value", "failed to read service",
-		"invalid sslcertmode", "invalid connect_timeout", "invalid port", "failed to configure TLS",
-		"unknown target_session_attrs value", "could not match", "sslmode is invalid",
-		"invalid default_query_exec_mode", "unable to add CA to cert pool", "cannot parse pool_",
-		"pool_max_conns too small",
+	for _, known := range []struct{ said, mean string }{
+		{"failed to parse as URL", "it is not a valid URL; characters other than letters and digits in the password have to be percent-encoded"},
+		{"failed to parse as keyword/value", "it is not valid as keywords and values; values with blanks have to be in single quotes"},
+		{"failed to read service", "the service it names cannot be read"},
+		{"failed to configure TLS", "sslmode is none of PostgreSQL's, or the certificates it names do not fit"},
+		{"invalid connect_timeout", "connect_timeout is not a number of seconds"},
+		{"could not match", "it names more hosts than ports, or fewer"},
+		{"invalid port", "the port is not a number from 1 to 65535"},
+		{"target_session_attrs", "target_session_attrs is none of PostgreSQL's"},
+		{"default_query_exec_mode", "default_query_exec_mode is none of pgx's"},
+		{"pool_", "one of the pool_ settings is not valid"},
 	} {
-		if strings.Contains(text, known) {
-			return &Error{doing: doing, reason: errConnString, cause: fmt.Errorf(
-				"%s; the string is not shown, it holds the password", strings.TrimSuffix(known, "_"))}
+		if strings.Contains(err.Error(), known.said) {
+			return &Error{doing: doing, reason: errConnString, cause: errors.New(known.mean)}
 		}
 	}
-	return &Error{doing: doing, reason: errConnString, cause: errors.New("it is not valid; it is not shown, since it holds the password")}
+	return &Error{doing: doing, reason: errConnString, cause: errors.New("it is not valid")}
 }

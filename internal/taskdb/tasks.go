@@ -159,8 +159,8 @@ func (db *DB) Status(ctx context.Context, target Target) (*Status, error) {
 	}
 	var due *float64
 	err = db.row(ctx, []any{&s.Pending, &due}, `with `+openTasks+`
-		select count(*), case when min(execute_after) = 'infinity' then null when min(execute_after) = '-infinity' then 0
-			else greatest(0, extract(epoch from min(execute_after) - clock_timestamp()))::float8 end
+		select count(*), case when min(execute_after) = '-infinity' then 0 when min(execute_after) < 'infinity'
+			then greatest(0, extract(epoch from min(execute_after) - clock_timestamp()))::float8 end
 		from open_tasks where status = 'pending' and coalesce(chart, $1::text) = $1::text`, string(chart))
 	if err != nil {
 		return nil, tidy("count the pending tasks", err)

@@ -60,8 +60,7 @@ end
 $$;
 
 -- A task that ended makes room for the next one, so that is announced as well.
-drop trigger if exists wrktalk_agent_notify on agent_task;
-create trigger wrktalk_agent_notify
+create or replace trigger wrktalk_agent_notify
     after insert or update of status, execute_after on agent_task
     for each row when (new.status::text <> 'inProgress')
     execute function wrktalk_agent.notify_task();
