@@ -69,8 +69,7 @@ func TestLeaveCommandThatFailsIsRepeated(t *testing.T) {
 	state(t, s, false, false)
 }
 
-// The group is killed, not the shell alone, and a daemon that keeps the output
-// open delays nothing.
+// The group is killed, not the shell alone.
 func TestCommandLeavesNothingBehind(t *testing.T) {
 	pid := filepath.Join(t.TempDir(), "pid")
 	s := newSwitch(t, maintenance.Options{
@@ -83,6 +82,16 @@ func TestCommandLeavesNothingBehind(t *testing.T) {
 		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(b)) + "/stat")
 		return err != nil || strings.Contains(string(stat), ") Z ")
 	})
+}
+
+// A command may start a daemon that inherits the output.
+func TestCommandThatStartsADaemon(t *testing.T) {
+	pid := filepath.Join(t.TempDir(), "pid")
+	s := newSwitch(t, maintenance.Options{
+		Handler: maintenance.HandlerCommand, EnterCommand: "sleep 1000 & echo $! >" + pid, LeaveCommand: "kill $(cat " + pid + ")", Timeout: 20 * time.Second,
+	})
+	must(t, s.Enter(t.Context(), "task-1"))
+	must(t, s.Leave(t.Context(), "task-1")) // fails when the daemon is gone
 }
 
 func TestCommandsSeeNoSecrets(t *testing.T) {

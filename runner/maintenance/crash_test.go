@@ -135,3 +135,43 @@ func runKilled(t *testing.T, opts maintenance.Options, instruction string) error
 	}
 	return err
 }
+
+// An operator may be faster, between the look at the flag and its creation.
+func TestFlagOfAnOperatorWhoWasFaster(t *testing.T) {
+	flag := filepath.Join(t.TempDir(), "maintenance-mode")
+	s := newSwitch(t, maintenance.Options{Handler: maintenance.HandlerNginx, FlagFile: flag, ReloadCommand: "true"})
+	restore := fault.Set(func(label string) error {
+		if strings.HasPrefix(label, "maintenance.flag.rename:") {
+			return os.WriteFile(flag, []byte("closed until Monday\n"), 0o644)
+		}
+		return nil
+	})
+	t.Cleanup(restore)
+	must(t, s.Enter(t.Context(), "task-1"))
+	state(t, s, true, false)
+	must(t, s.Leave(t.Context(), "task-1"))
+	if b, _ := os.ReadFile(flag); string(b) != "closed until Monday\n" {
+		t.Errorf("the operator's flag holds %q", b)
+	}
+	if names, _ := os.ReadDir(filepath.Dir(flag)); len(names) != 1 {
+		t.Errorf("something was left behind: %v", names)
+	}
+}
+
+// A disk that is full when the record is to be written: nothing is switched.
+func TestNothingIsSwitchedWithoutARecord(t *testing.T) {
+	flag := filepath.Join(t.TempDir(), "maintenance-mode")
+	s := newSwitch(t, maintenance.Options{Handler: maintenance.HandlerNginx, FlagFile: flag, ReloadCommand: "true"})
+	restore := fault.Set(func(label string) error {
+		if strings.HasPrefix(label, "durable.writefile.write:") {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	t.Cleanup(restore)
+	says(t, s.Enter(t.Context(), "task-1"), "enter maintenance: keep maintenance record", "no space left")
+	if exists(flag) {
+		t.Error("the flag file was created")
+	}
+	must(t, s.Leave(t.Context(), "task-1"))
+}

@@ -58,9 +58,10 @@ func TestNginxWaitsForRequestsOnTheirWay(t *testing.T) {
 	entered := make(chan error, 1)
 	go func() { entered <- s.Enter(t.Context(), "task-1") }()
 	eventually(t, "the flag", func() bool { return exists(n.FlagFile) })
-	status, _, _ := get(t, http.MethodGet, n.URL)
-	if status != http.StatusServiceUnavailable {
-		t.Errorf("status %d while the last request is being answered", status)
+	for range 100 { // which gives an Enter that does not wait the time to return
+		if status, _, _ := get(t, http.MethodGet, n.URL); status != http.StatusServiceUnavailable {
+			t.Fatalf("status %d while the last request is being answered", status)
+		}
 	}
 	select {
 	case err := <-entered:
@@ -195,6 +196,20 @@ func TestFlagFileIsForEveryoneToSee(t *testing.T) {
 	must(t, s.Leave(t.Context(), "task-1"))
 	if names, _ := os.ReadDir(filepath.Dir(flag)); len(names) != 0 {
 		t.Errorf("something was left behind: %v", names)
+	}
+}
+
+func TestNginxIsReloadedAfterEachChangeOfTheFlag(t *testing.T) {
+	dir := t.TempDir()
+	flag, log := filepath.Join(dir, "flag"), filepath.Join(dir, "log")
+	s := newSwitch(t, maintenance.Options{
+		Handler: maintenance.HandlerNginx, FlagFile: flag,
+		ReloadCommand: "if test -e " + flag + "; then echo on; else echo off; fi >>" + log,
+	})
+	must(t, s.Enter(t.Context(), "task-1"))
+	must(t, s.Leave(t.Context(), "task-1"))
+	if b, _ := os.ReadFile(log); string(b) != "on\noff\n" {
+		t.Errorf("at the reloads the flag was %q", b)
 	}
 }
 
