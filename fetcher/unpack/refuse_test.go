@@ -103,7 +103,9 @@ func hostileArchives(t testing.TB) []hostile {
 	limited("too many entries", `is one too many`, files(new(archive), 11, "f%d"), func(l *Limits) { l.Entries = 10 })
 	limited("too many implied directories", `is one too many`, files(new(archive), 4, "%d/a/b/f"), func(l *Limits) { l.Entries = 12 })
 	limited("too many repeated directories", `is one too many`, files(fresh(), 12, "./").file("f", ""), func(l *Limits) { l.Entries = 12 })
-	limited("too large by its header", `is too large`, fresh().file("f", strings.Repeat("x", 1001)), func(l *Limits) { l.Bytes = 1000 })
+	limited("one byte too large", `is too large`, fresh().file("f", strings.Repeat("x", 1001)), func(l *Limits) { l.Bytes = 1000 })
+	// Refused before anything is written, not when the stream turns out shorter.
+	limited("too large by its header alone", `is too large`, fresh().raw("f", regular, "", func(b []byte) { copy(b[124:], "77777777777") }), nil)
 	limited("too large in sum", `is too large`, files(new(archive), 11, "f%d"), func(l *Limits) { l.Bytes = 100 })
 	limited("bomb", `expands too far`, new(archive).file("zeros", strings.Repeat("\x00", 20<<20)), nil)
 	limited("headers that announce nothing", `of headers and padding`, manyLongNames(fresh(), 20), func(l *Limits) { l.Entries = 20 })
