@@ -56,7 +56,7 @@ func (n *nginx) check(ctx context.Context) []Finding {
 	} else if state, err := lookAtFlag(n.flagFile, nil); err != nil {
 		all = append(all, wrong("%v", err))
 	} else if state == flagForeign {
-		all = append(all, fine("the flag file %s is there", n.flagFile))
+		all = append(all, fine("the flag file %s is there; the agent ends only what its record tells of", n.flagFile))
 	} else {
 		all = append(all, fine("the flag file %s can be created", n.flagFile))
 	}
@@ -80,7 +80,7 @@ func (n *nginx) checkProgram(ctx context.Context) Finding {
 	}
 	same, ok := strings.CutSuffix(n.reloadCommand, " -s reload")
 	if !ok {
-		return fine("the reload command %q can be run", n.reloadCommand)
+		return fine("maintenance.reload_command can be run")
 	}
 	config, err := shell(ctx, same+" -T", maxConfig)
 	switch {
@@ -161,7 +161,7 @@ func (p *probe) check(ctx context.Context) Finding {
 	case err != nil:
 		return wrong("%v: check maintenance.probe_url", err)
 	case a.status >= 300 && a.status < 400:
-		return wrong("%s answers %d, a redirect, which is not followed: let maintenance.probe_url name the address it leads to", p.url, a.status)
+		return wrong("%s answers %d, a redirect, which is not followed: let maintenance.probe_url name the address it leads to", p.shown, a.status)
 	}
-	return fine("%s answers %d", p.url, a.status)
+	return fine("%s answers %d", p.shown, a.status)
 }

@@ -70,7 +70,8 @@ const (
 )
 
 // runShell runs line through /bin/sh in a process group of its own, which is
-// killed when ctx ends. The error quotes the last line of the output.
+// killed when ctx ends. The error quotes the last line of the output, and not
+// the command, which may hold a password.
 func runShell(ctx context.Context, line string) error {
 	_, err := shell(ctx, line, outputTail)
 	return err
@@ -85,7 +86,7 @@ func shell(ctx context.Context, line string, keep int) (string, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = outputDelay // a daemon it started may keep the output open for ever
 	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("run %q: %w", line, err)
+		return "", fmt.Errorf("start /bin/sh: %w", err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -101,13 +102,13 @@ func shell(ctx context.Context, line string, keep int) (string, error) {
 	var exit *exec.ExitError
 	switch {
 	case late:
-		return "", fmt.Errorf("run %q: killed: %w%s", line, context.Cause(ctx), out.last())
+		return "", fmt.Errorf("killed: %w%s", context.Cause(ctx), out.last())
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		return string(out.b), nil
 	case errors.As(err, &exit) && exit.ExitCode() == 127:
-		return "", fmt.Errorf("run %q: command not found%s", line, out.last())
+		return "", fmt.Errorf("command not found%s", out.last())
 	default:
-		return "", fmt.Errorf("run %q: %w%s", line, err, out.last())
+		return "", fmt.Errorf("%w%s", err, out.last())
 	}
 }
 

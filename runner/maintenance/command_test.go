@@ -62,7 +62,11 @@ func TestLeaveCommandThatFailsIsRepeated(t *testing.T) {
 		Handler: maintenance.HandlerCommand, EnterCommand: "true", LeaveCommand: "test -e " + off,
 	})
 	must(t, s.Enter(t.Context(), "task-1"))
-	says(t, s.Leave(t.Context(), "task-1"), "leave maintenance: run maintenance.leave_command", "exit status 1")
+	err := s.Leave(t.Context(), "task-1")
+	says(t, err, "leave maintenance: run maintenance.leave_command", "exit status 1")
+	if strings.Contains(err.Error(), off) {
+		t.Errorf("the error quotes the command, which may hold a password: %v", err)
+	}
 	state(t, s, true, true)
 	must(t, os.WriteFile(off, nil, 0o600))
 	must(t, s.Recover(t.Context(), ""))

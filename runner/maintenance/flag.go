@@ -89,8 +89,10 @@ func raiseFlag(path string, r *record) (err error) {
 		return err
 	}
 	_, err = f.WriteString(r.Mark)
-	// Others than the agent's user must see it, whatever the umask.
-	err = errors.Join(err, f.Chmod(0o644), f.Close(), dir.Chtimes(temp, r.FlagTime, r.FlagTime))
+	// Others than the agent's user must see it, whatever the umask. It is flushed
+	// before it gets its name: after a power loss, a flag with another content or
+	// time would pass for an operator's.
+	err = errors.Join(err, f.Chmod(0o644), dir.Chtimes(temp, r.FlagTime, r.FlagTime), f.Sync(), f.Close())
 	if err == nil {
 		err = fault.Point("maintenance.flag.rename:" + path)
 	}

@@ -88,6 +88,8 @@ func (s *Switch) keepOnce(ctx context.Context, m method, h *hold) (restored bool
 	}); err != nil || on {
 		return false, err
 	}
-	_, err = s.ensure(ctx, m, h.owner)
-	return true, err
+	if _, err = s.ensure(ctx, m, h.owner); err != nil {
+		return false, err
+	}
+	return true, s.confirm(h.owner)
 }

@@ -38,8 +38,8 @@ type unsure struct{ error }
 
 func (u unsure) Unwrap() error { return u.error }
 
-// Switch is the page of one target. Enter, Leave, Recover and Close may be
-// called by one goroutine at a time each, State and Check by any.
+// Switch is the page of one target. Any goroutine may call its methods; Enter,
+// Leave, Recover and Close wait for each other.
 type Switch struct {
 	opts   Options
 	record recordFile
@@ -118,14 +118,13 @@ func (s *Switch) enter(ctx context.Context, owner string) error {
 	if err != nil {
 		return fmt.Errorf("enter maintenance: %w", err)
 	}
+	s.hold.records.Lock() // the holder may be changing the record too
+	defer s.hold.records.Unlock()
 	return s.confirm(owner)
 }
 
-// confirm notes that the page of owner is on for certain. The page is held by
-// then, so it goes through the holder, which may be changing the record too.
+// confirm notes that the page of owner is on for certain.
 func (s *Switch) confirm(owner string) error {
-	s.hold.records.Lock()
-	defer s.hold.records.Unlock()
 	r, err := s.record.load()
 	if err != nil || r == nil || r.Owner != owner || r.Confirmed {
 		return err
@@ -232,84 +231,6 @@ func (s *Switch) leave(ctx context.Context, r *record) error {
 		return fmt.Errorf("leave maintenance: %w", err)
 	}
 	return nil
-}
-
-// leaveElsewhere undoes a record that speaks of another web server, or of
-// another file, than the configuration does now.
-func (s *Switch) leaveElsewhere(ctx context.Context) error {
-	r, err := s.record.load()
-	if err != nil {
-		return fmt.Errorf("enter maintenance: %w", err)
-	}
-	if r == nil || r.Target == s.opts.target() {
-		return nil
-	}
-	return s.leave(ctx, r)
-}
-
-// Recover ends a page that a crash, or a failed Leave, left on: when the record
-// tells of an owner other than activeOwner ("" is nobody), it switches the page
-// off. For activeOwner itself it sees to it that the page is on and held. Call
-// it at start and then, every few seconds, until it returns nil; it costs the
-// reading of one small file when there is nothing to do.
-func (s *Switch) Recover(ctx context.Context, activeOwner string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r, err := s.record.load()
-	if err != nil {
-		return fmt.Errorf("recover maintenance: %w", err)
-	}
-	switch {
-	case r == nil:
-		return nil
-	case activeOwner == "" || r.Owner != activeOwner:
-		s.letGo()
-		if err := s.leave(ctx, r); err != nil {
-			return err
-		}
-		s.log.Warn("ended the maintenance of a run that is over", "task", r.Owner)
-		return nil
-	case s.hold != nil:
-		return nil
-	default:
-		return s.enter(ctx, activeOwner)
-	}
-}
-
-// State reports whether clients get the page, and whether it is the agent's. It
-// asks the probe URL where there is one. Without one, a flag file counts only if
-// its nginx could be reloaded, or if it is an operator's.
-func (s *Switch) State(ctx context.Context) (on, byUs bool, err error) {
-	m := s.method(s.opts.target())
-	if m == nil {
-		return false, false, nil
-	}
-	r, err := s.record.load()
-	if err != nil {
-		return false, false, err
-	}
-	ours := false
-	if err := s.bounded(ctx, func(ctx context.Context) (err error) {
-		on, ours, err = m.look(ctx, r)
-		return err
-	}); err != nil {
-		return false, false, fmt.Errorf("look at maintenance: %w", err)
-	}
-	if s.probe == nil {
-		if ours && !r.Confirmed {
-			on = false
-		}
-		return on, on && ours, nil
-	}
-	err = s.bounded(ctx, func(ctx context.Context) (err error) {
-		a, err := s.probe.ask(ctx)
-		on = a.page()
-		return err
-	})
-	if err != nil {
-		return false, false, fmt.Errorf("look at maintenance: %w", err)
-	}
-	return on, on && ours, nil
 }
 
 // Close stops holding the page without switching anything, and waits for what

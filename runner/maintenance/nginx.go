@@ -63,14 +63,15 @@ func (n *nginx) reload(ctx context.Context) error {
 		return unsure{err}
 	}
 	if err := runShell(ctx, n.reloadCommand); err != nil {
-		return unsure{fmt.Errorf("reload nginx: %w: check that nginx runs here and maintenance.reload_command, or choose another maintenance.handler", err)}
+		return unsure{fmt.Errorf("reload nginx with maintenance.reload_command: %w: check that nginx runs here, or choose another maintenance.handler", err)}
 	}
 	return nil
 }
 
 // waitForOldWorkers returns when the workers that ran before the reload are
 // gone, and with them the requests that had begun before the page was on.
-// Websockets may keep a worker for hours, so the wait is bounded.
+// Websockets may keep a worker for hours, and a second nginx on the machine is
+// not reloaded at all, so the wait is bounded.
 func (n *nginx) waitForOldWorkers(ctx context.Context, before []process) {
 	if n.drain < 0 || len(before) == 0 {
 		return

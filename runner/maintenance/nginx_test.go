@@ -135,7 +135,9 @@ func TestNginxNeverEndsAnOperatorsMaintenance(t *testing.T) {
 func TestNginxTakesOverFromAnOperator(t *testing.T) {
 	a := newApp(t)
 	n := testenv.NewNginx(t, testenv.NginxOptions{Upstream: a.address})
-	s := newSwitch(t, nginxOptions(n))
+	opts := nginxOptions(n)
+	opts.ProbeURL = ""
+	s := newSwitch(t, opts)
 	must(t, os.WriteFile(n.FlagFile, nil, 0o644))
 	must(t, s.Enter(t.Context(), "task-1"))
 	must(t, os.Remove(n.FlagFile))
@@ -143,6 +145,7 @@ func TestNginxTakesOverFromAnOperator(t *testing.T) {
 		b, _ := os.ReadFile(n.FlagFile)
 		return strings.HasPrefix(string(b), "wrktalk-agent ")
 	})
+	eventually(t, "the state", func() bool { on, byUs, _ := s.State(t.Context()); return on && byUs })
 	must(t, s.Leave(t.Context(), "task-1"))
 	state(t, s, false, false)
 }

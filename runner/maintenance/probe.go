@@ -14,6 +14,7 @@ import (
 // probe asks the site what its clients get.
 type probe struct {
 	url    string
+	shown  string // the same without a password
 	client *http.Client
 }
 
@@ -34,11 +35,15 @@ const probeAttempt = 5 * time.Second
 // connection per request and follows no redirect: the redirect is the answer.
 func newProbe(rawURL string) *probe {
 	transport := &http.Transport{DisableKeepAlives: true}
-	if u, err := url.Parse(rawURL); err == nil && loopback(u.Hostname()) {
-		// The certificate there is for the public name, and nobody is in between.
-		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec
+	shown := rawURL
+	if u, err := url.Parse(rawURL); err == nil {
+		shown = u.Redacted()
+		if loopback(u.Hostname()) {
+			// The certificate there is for the public name, and nobody is in between.
+			transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec
+		}
 	}
-	return &probe{url: rawURL, client: &http.Client{
+	return &probe{url: rawURL, shown: shown, client: &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -90,9 +95,9 @@ func (p *probe) await(ctx context.Context, on bool) error {
 		case lastErr != nil:
 			return fmt.Errorf("%w: check maintenance.probe_url and the web server", lastErr)
 		case on:
-			return fmt.Errorf("probe %s: it answers %d instead of 503: check that the web server loads the maintenance snippet and serves this address", p.url, last.status)
+			return fmt.Errorf("probe %s: it answers %d instead of 503: check that the web server loads the maintenance snippet and serves this address", p.shown, last.status)
 		default:
-			return fmt.Errorf("probe %s: it answers 503 although the page was switched off: check that the application is healthy", p.url)
+			return fmt.Errorf("probe %s: it answers 503 although the page was switched off: check that the application is healthy", p.shown)
 		}
 	}
 }
