@@ -186,29 +186,36 @@ func TestSmallReads(t *testing.T) {
 	}
 }
 
-// stopReader cancels when it is read for the n-th time.
+// stopReader cancels when it is read for the n-th time, and fails with err then.
 type stopReader struct {
 	io.Reader
-	n      int
-	cancel context.CancelCauseFunc
-	cause  error
+	n    int
+	stop func()
+	err  error
 }
 
 func (r *stopReader) Read(p []byte) (int, error) {
 	if r.n--; r.n == 0 {
-		r.cancel(r.cause)
+		r.stop()
+		if r.err != nil {
+			return 0, r.err
+		}
 	}
 	return r.Reader.Read(p)
 }
 
 func TestCancel(t *testing.T) {
 	packed := new(archive).file("a", noise(600<<10)).tgz(t)
+	cause := errors.New("shutting down")
 	for n := 1; n < 8; n++ {
-		ctx, cancel := context.WithCancelCause(context.Background())
-		cause := errors.New("shutting down")
-		_, err := Extract(ctx, newSandbox(t).root, &stopReader{bytes.NewReader(packed), n, cancel, cause}, int64(len(packed)), testLimits)
-		if !errors.Is(err, cause) || errors.As(err, new(*Refusal)) || errors.As(err, new(*SourceError)) {
-			t.Errorf("cancelled at read %d: %v", n, err)
+		// A query that its context ended has an error of its own to tell.
+		for _, rerr := range []error{nil, errors.New("query cancelled")} {
+			ctx, cancel := context.WithCancelCause(context.Background())
+			r := &stopReader{bytes.NewReader(packed), n, func() { cancel(cause) }, rerr}
+			_, err := Extract(ctx, newSandbox(t).root, r, int64(len(packed)), testLimits)
+			if !errors.Is(err, cause) || errors.As(err, new(*Refusal)) || errors.As(err, new(*SourceError)) {
+				t.Errorf("cancelled at read %d, reader says %v: got %v", n, rerr, err)
+			}
 		}
 	}
 }

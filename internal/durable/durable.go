@@ -29,7 +29,8 @@ import (
 
 // WriteFile makes data the content of the file name, replacing a file that is
 // there. The mode is exactly perm, whatever the umask. A crash may leave a file
-// behind whose name [IsTemp] knows, in the same directory.
+// behind whose name [IsTemp] knows, in the same directory. Content that is
+// replaced, or given up after an error, is unlinked, not shredded.
 func WriteFile(root *os.Root, name string, data []byte, perm fs.FileMode) error {
 	if err := writeFile(root, name, data, perm); err != nil {
 		return fmt.Errorf("write %s: %w", shown(root, name), err)
