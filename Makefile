@@ -1,4 +1,6 @@
 # make help lists every target.
+# One build cache for everything: the flags are part of its keys.
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
@@ -16,7 +18,7 @@ help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build both programs into bin/
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/wrktalk-agent ./cmd/wrktalk-deploy
+	@CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/wrktalk-agent ./cmd/wrktalk-deploy
 
 demo: ## see it work: a throw-away database, two releases deployed, the mails
 	@scripts/setup demo

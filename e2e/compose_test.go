@@ -104,7 +104,7 @@ func (w *world) searchFor(secret string) {
 	if strings.Contains(w.logged(), secret) {
 		w.t.Error("the log holds the secret")
 	}
-	if got := w.sql(`select count(*) from agent_task where result::text || coalesce(error_message, '') like '%%%s%%'`, secret); got != "0" {
+	if got := w.sql(`select count(*) from agent_task where position(%s in concat(result::text, error_message)) > 0`, quote(secret)); got != "0" {
 		w.t.Error("a task's row holds the secret")
 	}
 	for _, m := range w.smtp.Mails() {
@@ -140,7 +140,7 @@ func TestDefects05To07FailuresSayWhatIsWrong(t *testing.T) {
 		{"no compose file", "deploy", "docker-compose.yaml", func(w *world) string {
 			return w.release("9.9.9", bundle{"readme.txt": "nothing here"}.tarball(t), "")
 		}},
-		{"broken compose file", "deploy", "services", func(w *world) string {
+		{"broken compose file", "deploy", "parse compose.yaml", func(w *world) string {
 			return w.release("9.9.9", bundle{"compose.yaml": "services: [oops"}.tarball(t), "")
 		}},
 		{"missing image", "deploy", "wrktalk-test-no-such-image:1", func(w *world) string {

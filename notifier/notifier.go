@@ -42,7 +42,7 @@ type Options struct {
 	MaxAge    time.Duration // how long a mail is tried; 0 is 72 hours
 	Rescan    time.Duration // between looks without a hint; 0 is 30 seconds
 	Keep      int           // how many settled tasks stay for debugging; 0 is none
-	Log       *slog.Logger  // nil is slog.Default
+	Log       *slog.Logger  // nil is slog.Default; it carries the component key
 }
 
 const (
@@ -86,7 +86,7 @@ func New(dir *staging.Dir, book Book, opts Options) *Notifier {
 		log = slog.Default()
 	}
 	return &Notifier{
-		dir: dir, book: book, opts: opts, log: log.With("component", "notifier"),
+		dir: dir, book: book, opts: opts, log: log,
 		jobs: map[string]*job{}, ended: make(chan func(), concurrency),
 		now: time.Now, backoff: backoff,
 	}

@@ -190,8 +190,11 @@ func runRunner(a *app, args []string) error {
 		Heartbeat: c.cfg.Agent.HeartbeatInterval, Rescan: c.cfg.Agent.PollInterval,
 		ShutdownGrace: c.cfg.Agent.ShutdownGrace, MaxAttempts: c.cfg.Agent.MaxAttempts,
 		Timeout: c.cfg.Compose.Timeout, RestoreTimeout: c.cfg.Compose.RestoreTimeout,
-		Maintenance: page, MaintenanceRequired: c.cfg.Maintenance.Required,
-		Log: c.log,
+		MaintenanceRequired: c.cfg.Maintenance.Required,
+		Log:                 c.log,
+	}
+	if c.cfg.Maintenance.ModeHandler != maintenance.HandlerNone {
+		o.Maintenance = page
 	}
 	switch c.cfg.Agent.DeploymentType {
 	case task.DeploymentDocker:

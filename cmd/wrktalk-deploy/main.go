@@ -137,11 +137,11 @@ type runner struct {
 // attach opens both ends of the conversation.
 func attach() (*runner, error) {
 	messages := os.NewFile(deployment.MessageFD, "messages")
-	if messages == nil {
-		return nil, fmt.Errorf("file descriptor %d is not open: wrktalk-agent starts this program", deployment.MessageFD)
-	}
-	if _, err := messages.Stat(); err != nil {
-		return nil, fmt.Errorf("file descriptor %d is not open: wrktalk-agent starts this program", deployment.MessageFD)
+	// Not only whether it is open: without one from outside, Go's own poller has
+	// that number.
+	info, err := messages.Stat()
+	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
+		return nil, fmt.Errorf("file descriptor %d is not a pipe: wrktalk-agent starts this program", deployment.MessageFD)
 	}
 	// A credential helper that inherited it would keep the runner waiting.
 	syscall.CloseOnExec(deployment.MessageFD)

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+// image is the test application, made once for all tests.
+var image = sync.OnceValues(func() (string, error) {
+	ref := fmt.Sprintf("wrktalk-test-deploy-%d:1", os.Getpid())
+	return ref, testenv.BuildAppImage(context.Background(), ref, "image", 0)
+})
+
+// The test binary is wrktalk-deploy when this variable is set.
+const beProgram = "BE_WRKTALK_DEPLOY"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(beProgram) != "" {
+		main()
+		os.Exit(0)
+	}
+	code := m.Run()
+	if ref, err := image(); err == nil {
+		_ = testenv.RemoveImage(context.Background(), ref)
+	}
+	os.Exit(code)
+}
+
+// process is a wrktalk-deploy with the test as its runner.
+type process struct {
+	t        *testing.T
+	cmd      *exec.Cmd
+	in       io.WriteCloser
+	messages chan deployment.Message
+	output   *bytes.Buffer
+}
+
+// start runs wrktalk-deploy and gives it the document job. Its environment
+// holds what no bundle may see.
+func start(t *testing.T, job any, args ...string) *process {
+	t.Helper()
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, messages: make(chan deployment.Message, 100), output: &bytes.Buffer{}}
+	p.cmd = exec.Command(os.Args[0], args...)
+	p.cmd.Env = append(os.Environ(), beProgram+"=1", "WRKTALK_AGENT_DB_PASSWORD=of-the-agent", "FROM_OS=of-the-os",
+		"COMPOSE_PROJECT_NAME=other", "COMPOSE_FILE=/none.yaml")
+	p.cmd.ExtraFiles = []*os.File{write}
+	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	p.cmd.WaitDelay = 10 * time.Second
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = write.Close()
+	readers := make(chan struct{})
+	go func() {
+		defer close(readers)
+		defer close(p.messages)
+		lines := bufio.NewScanner(read)
+		for lines.Scan() {
+			var m deployment.Message
+			if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
+				t.Errorf("message %q: %v", lines.Text(), err)
+			}
+			p.messages <- m
+		}
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // it has ended long ago when all went well
+		_ = p.in.Close()
+		<-readers
+		_ = read.Close()
+		t.Logf("wrktalk-deploy said:\n%s", p.output)
+	})
+	if doc, ok := job.(string); ok {
+		_, _ = io.WriteString(p.in, doc) // it may refuse to read all of it
+	} else if err := json.NewEncoder(p.in).Encode(job); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// until answers gates and returns at the event of phase; the Result, or the
+// end, must not come first.
+func (p *process) until(phase task.Phase) task.Event {
+	p.t.Helper()
+	for m := range p.messages {
+		switch {
+		case m.Gate:
+			p.reply(deployment.Reply{Proceed: true})
+		case m.Result != nil:
+			p.t.Fatalf("a result before %s: %+v", phase, *m.Result)
+		case m.Event != nil && m.Event.Phase == phase:
+			return *m.Event
+		}
+	}
+	p.t.Fatalf("ended before %s", phase)
+	return task.Event{}
+}
+
+func (p *process) reply(r deployment.Reply) {
+	p.t.Helper()
+	if err := json.NewEncoder(p.in).Encode(r); err != nil {
+		p.t.Error(err)
+	}
+}
+
+// end answers gates until the process ends, and returns its Result, nil for
+// none, and its exit code.
+func (p *process) end() (*deployment.Result, int) {
+	p.t.Helper()
+	var res *deployment.Result
+	for m := range p.messages {
+		if m.Gate {
+			p.reply(deployment.Reply{Proceed: true})
+		}
+		if m.Result != nil {
+			res = m.Result
+		}
+	}
+	err := p.cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		p.t.Fatal(err)
+	}
+	return res, p.cmd.ProcessState.ExitCode()
+}
+
+// project is a Compose project on the real engine.
+type project struct {
+	t             *testing.T
+	name, workdir string
+	image         string
+}
+
+func newProject(t *testing.T) *project {
+	t.Helper()
+	testenv.Docker(t)
+	ref, err := image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &project{t: t, name: testenv.ComposeProject(t), workdir: filepath.Join(t.TempDir(), "work"), image: ref}
+}
+
+// release has one service, web, in the given mode of the test application.
+func (p *project) release(version, mode string) *deployment.Release {
+	p.t.Helper()
+	dir := p.t.TempDir()
+	text := fmt.Sprintf(`
+services:
+  web:
+    image: %s
+    command: [%s]
+    ports: ["127.0.0.1::8080"]
+    environment:
+      APP_VERSION: "%s${WRKTALK_AGENT_DB_PASSWORD:-}${FROM_OS:-}"
+      APP_DELAY: 3s
+      WRKTALK_AGENT_DB_PASSWORD:
+    stop_grace_period: 1s
+    healthcheck: {test: [CMD, /app, health], interval: 200ms, retries: 1000}
+`, p.image, mode, version)
+	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(text), 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+	return &deployment.Release{ArtifactID: version, Version: version, SHA256: "abcdef0123456789", PayloadDir: dir}
+}
+
+func (p *project) job(action deployment.Action, rel, prev *deployment.Release) deployment.Job {
+	return deployment.Job{
+		Schema: deployment.Schema, Action: action, TaskID: "t-" + task.ID(rel.Version), Kind: task.KindDeploy, Token: "now",
+		Release: *rel, Previous: prev, Timeout: time.Minute, RestoreTimeout: time.Minute,
+		Compose: &deployment.Compose{Project: p.name, WorkingDir: p.workdir, Keep: 1, Settle: time.Second},
+	}
+}
+
+// up deploys rel with a process of its own; it must succeed.
+func (p *project) up(rel *deployment.Release) {
+	p.t.Helper()
+	res, code := start(p.t, p.job(deployment.ActionDeploy, rel, nil)).end()
+	if code != 0 || res == nil || !res.Succeeded {
+		p.t.Fatalf("deploy %s: exit code %d, %+v", rel.Version, code, res)
+	}
+}
+
+// serves checks that exactly one container, with its proper name, answers with
+// version.
+func (p *project) serves(version string) {
+	p.t.Helper()
+	names := testenv.DockerOutput(p.t, "ps", "--all", "--format", "{{.Names}}", "--filter", "label=com.docker.compose.project="+p.name)
+	if names != p.name+"-web-1" {
+		p.t.Fatalf("containers: %q", names)
+	}
+	resp, err := http.Get("http://" + strings.Fields(testenv.DockerOutput(p.t, "port", names, "8080"))[0])
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err != nil || string(got) != version {
+		p.t.Fatalf("web answers %q, %v, not %q", got, err, version)
+	}
+}
