@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
@@ -92,6 +94,12 @@ func checkSafe(t *testing.T, err error, secrets ...string) {
 	}
 	if strings.ContainsAny(err.Error(), "\n\t") {
 		t.Errorf("an error of several lines: %q", err)
+	}
+	// pgx's own error would carry the whole configuration along.
+	var connect *pgconn.ConnectError
+	var parse *pgconn.ParseConfigError
+	if errors.As(err, &connect) || errors.As(err, &parse) {
+		t.Errorf("%v carries the password in its fields", err)
 	}
 	// Every error of the chain, printed with its fields.
 	for queue := []error{err}; len(queue) > 0; queue = queue[1:] {

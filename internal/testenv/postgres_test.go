@@ -1,14 +1,80 @@
 package testenv
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strings"
+	"strconv"
 	"syscall"
 	"testing"
+	"time"
 )
 
-func TestMain(m *testing.M) { Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv("TESTENV_DIE_WITH_SERVER") != "" {
+		dieWithServer()
+	}
+	Main(m)
+}
+
+// dieWithServer is the process that TestServerDiesWithItsOwner starts: it
+// starts a server, says where, and waits to be killed.
+func dieWithServer() {
+	p, err := StartPostgres(PostgresOptions{})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(p.Port, p.home.path)
+	select {}
+}
+
+func TestServerDiesWithItsOwner(t *testing.T) {
+	if _, err := postgresBin(); err != nil {
+		Missing(t, "PostgreSQL", err)
+	}
+	owner := exec.Command(os.Args[0])
+	owner.Env = append(os.Environ(), "TESTENV_DIE_WITH_SERVER=1")
+	out, err := owner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var port int
+	var home string
+	if _, err := fmt.Fscan(out, &port, &home); err != nil {
+		t.Errorf("read where the server is: %v", err)
+	}
+	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		t.Error(err)
+	} else {
+		defer conn.Close()
+	}
+	_ = owner.Process.Kill()
+	_ = owner.Wait()
+	if conn == nil {
+		return
+	}
+	// The server waits a minute for a client that says nothing.
+	_ = conn.SetReadDeadline(time.Now().Add(40 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the server outlived its owner")
+	}
+	next, err := newOwnedDir("wrktalk-postgres-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.remove()
+	if _, err := os.Stat(home); !os.IsNotExist(err) {
+		t.Errorf("the server's directory is still there: %v", err)
+	}
+}
 
 func TestEverySchemaLoads(t *testing.T) {
 	for name, schema := range Schemas {
@@ -55,7 +121,7 @@ func TestLeftoverIsRemoved(t *testing.T) {
 func TestServerIsGoneAfterStop(t *testing.T) {
 	p, err := StartPostgres(PostgresOptions{Password: "a b'c"})
 	if err != nil {
-		if strings.Contains(err.Error(), ErrNoPostgres.Error()) {
+		if errors.Is(err, ErrNoPostgres) {
 			Missing(t, "PostgreSQL", err)
 		}
 		t.Fatal(err)
