@@ -165,19 +165,22 @@ func TestOneAtATime(t *testing.T) {
 	first := start(t, p.job(deployment.ActionDeploy, p.release("1.0", "late"), nil))
 	first.until(task.PhaseWaiting)
 	second := start(t, p.job(deployment.ActionDeploy, p.release("2.0", "serve"), nil))
-	begun := make(chan time.Time, 1)
-	go func() { begun <- second.until(task.PhaseApplying).Time }()
-	res, _ := first.end()
-	finished := time.Now()
-	if res == nil || !res.Succeeded {
-		t.Fatalf("%+v", res)
+	for m := range second.messages {
+		if m.Gate {
+			break
+		}
 	}
-	if at := <-begun; finished.Sub(at) > time.Second { // it may start while the first says goodbye
-		t.Errorf("the second began %s before the first was done", finished.Sub(at))
+	// The first one holds the lock until its container is healthy.
+	if health := testenv.DockerOutput(t, "inspect", "--format", "{{.State.Health.Status}}", p.name+"-web-1"); health != "healthy" {
+		t.Errorf("the second is ready to act while the container of the first is %s", health)
 	}
-	if res, _ := second.end(); res == nil || !res.Succeeded {
-		t.Errorf("%+v", res)
+	second.reply(deployment.Reply{Proceed: true})
+	for _, process := range []*process{first, second} {
+		if res, _ := process.end(); res == nil || !res.Succeeded {
+			t.Errorf("%+v", res)
+		}
 	}
+	p.serves("2.0")
 }
 
 func TestGate(t *testing.T) {

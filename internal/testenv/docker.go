@@ -131,9 +131,17 @@ func appBinary(ctx context.Context, version string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// RemoveImage removes the image ref; one that is missing is no error.
+// RemoveImage removes the image ref and the containers made of it; one that is
+// missing is no error. Without its containers' end it would only lose its name.
 func RemoveImage(ctx context.Context, ref string) error {
-	_, err := RunDocker(ctx, "image", "rm", "--force", ref)
+	ids, err := RunDocker(ctx, "container", "ls", "--all", "--quiet", "--filter", "ancestor="+ref)
+	if err == nil && ids != "" {
+		_, err = RunDocker(ctx, append([]string{"container", "rm", "--force", "--volumes"}, strings.Fields(ids)...)...)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = RunDocker(ctx, "image", "rm", "--force", ref)
 	if err != nil && strings.Contains(err.Error(), "No such image") {
 		return nil
 	}
@@ -202,3 +210,42 @@ func RemoveComposeProject(ctx context.Context, name string) error {
 
 // uniqueName returns a short random text fit for any name.
 func uniqueName() string { return strings.ToLower(rand.Text()[:10]) }
+
+// ComposeCLI returns the standard `docker compose` as a program of its own,
+// built from the module that wrktalk-deploy links. It is built once and kept in
+// the user's cache directory.
+func ComposeCLI(t testing.TB) string {
+	t.Helper()
+	path, err := BuildComposeCLI(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// BuildComposeCLI is ComposeCLI for callers without a test.
+func BuildComposeCLI(ctx context.Context) (string, error) {
+	const module, program = "github.com/docker/compose/v2", "github.com/docker/compose/v2/cmd"
+	version, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", module).Output()
+	if err != nil {
+		return "", fmt.Errorf("find the version of %s: %w", module, err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "wrktalk-agent")
+	path := filepath.Join(dir, "docker-compose-"+strings.TrimSpace(string(version)))
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	temp := path + "." + uniqueName()
+	defer os.Remove(temp) // gone already when all went well
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", temp, program).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", program, err, out)
+	}
+	return path, os.Rename(temp, path)
+}

@@ -30,6 +30,7 @@ type verdict struct {
 	id       string
 	name     string        // of the container
 	reason   string        // for pending and failed: why, as in "service X REASON"
+	crashed  bool          // for pending: it has ended and is about to be restarted
 	retry    time.Duration // for pending: when time alone may change the verdict, 0 for never
 }
 
@@ -58,6 +59,7 @@ func judge(c container.InspectResponse, restarts int, settle time.Duration, now 
 	case container.StateCreated:
 		v.reason = "was not started yet"
 	case container.StateRestarting:
+		v.crashed = true
 		v.reason = fmt.Sprintf("is being restarted after it exited with code %d", s.ExitCode)
 	case container.StateExited:
 		oneShot := policy.IsNone() || policy.IsOnFailure()

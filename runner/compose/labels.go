@@ -1,7 +1,6 @@
 package compose
 
 import (
-	"runtime/debug"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -21,20 +20,14 @@ const (
 	labelFirst = "com.wrktalk.agent.first"
 )
 
-// The library learns its version from the linker when the CLI is built. Here
-// it would be empty, and with it the label that says who made a container.
+// composeVersion is the version of the library in go.mod. The library learns it
+// from the linker when the CLI is built; here it would be empty, and with it the
+// label that says who made a container.
+const composeVersion = "2.40.3"
+
 func init() {
-	if api.ComposeVersion != "" {
-		return
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return
-	}
-	for _, dep := range info.Deps {
-		if dep.Path == "github.com/docker/compose/v2" {
-			api.ComposeVersion = strings.TrimPrefix(dep.Version, "v")
-		}
+	if api.ComposeVersion == "" {
+		api.ComposeVersion = composeVersion
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/docker/compose/v2/pkg/api"
 
@@ -60,6 +61,7 @@ func (r *run) up(ctx context.Context, d *desired, first bool) error {
 		}
 		return r.blame(ctx, w, err)
 	}
+	r.rename(ctx, p.Name)
 	if err := fault.Point("compose.up.started:" + d.release.Version); err != nil {
 		cancel(err)
 		<-watched
@@ -70,6 +72,24 @@ func (r *run) up(ctx context.Context, d *desired, first bool) error {
 	return <-watched
 }
 
+// rename gives containers the names that a process which died while it replaced
+// others could not give them any more.
+func (r *run) rename(ctx context.Context, project string) {
+	list, err := r.engine.list(ctx, project)
+	if err != nil {
+		note(r.out, "%v", err) // the names are for people only
+		return
+	}
+	for _, c := range list {
+		if isReplacement(c) {
+			_, name, _ := strings.Cut(nameOf(c), "_")
+			if err := r.engine.api.ContainerRename(ctx, c.ID, name); err != nil {
+				note(r.out, "container %s keeps its name: %s", nameOf(c), oneLine(err.Error()))
+			}
+		}
+	}
+}
+
 // blame finds the container behind an error of the library, which speaks of
 // dependencies and container names; the error itself when there is none.
 func (r *run) blame(ctx context.Context, w *watch, err error) error {
@@ -78,7 +98,7 @@ func (r *run) blame(ctx context.Context, w *watch, err error) error {
 		return err
 	}
 	for _, v := range verdicts {
-		if _, old := w.before[v.id]; v.standing == failed && !old {
+		if _, old := w.before[v.id]; (v.standing == failed || v.crashed) && !old {
 			return &failure{v}
 		}
 	}

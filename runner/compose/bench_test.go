@@ -1,0 +1,329 @@
+package compose
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/docker/docker/api/types/events"
+	"github.com/docker/docker/api/types/filters"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+// image is the test application, made once for all tests.
+var image = sync.OnceValues(func() (string, error) {
+	ref := fmt.Sprintf("wrktalk-test-compose-%d:1", os.Getpid())
+	return ref, testenv.BuildAppImage(context.Background(), ref, "image", 0)
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if ref, err := image(); err == nil {
+		_ = testenv.RemoveImage(context.Background(), ref)
+	}
+	os.Exit(code)
+}
+
+// bench is one project on the real engine.
+type bench struct {
+	t       *testing.T
+	project string
+	workdir string
+	image   string
+	gates   int
+	deny    error // what the gate answers
+	events  []task.Event
+	log     string
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	testenv.Docker(t)
+	ref, err := image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bench{t: t, project: testenv.ComposeProject(t), workdir: filepath.Join(t.TempDir(), "work"), image: ref}
+}
+
+// web is a service that serves version and has a health check.
+func (b *bench) web(version, more string) string {
+	return fmt.Sprintf(`
+services:
+  web:
+    image: %s
+    environment:
+      APP_VERSION: "%s"
+    ports: ["127.0.0.1::8080"]
+    stop_grace_period: 1s
+    healthcheck:
+      test: ["CMD", "/app", "health"]
+      interval: 200ms
+      timeout: 2s
+      retries: 3
+%s`, b.image, version, more)
+}
+
+// release writes a release's payload and env to a staging directory of its own.
+func (b *bench) release(version string, files map[string]string, env string) *deployment.Release {
+	b.t.Helper()
+	dir := b.t.TempDir()
+	rel := &deployment.Release{
+		ArtifactID: version, Version: version, SHA256: digest(version, files),
+		PayloadDir: filepath.Join(dir, "payload"),
+	}
+	for name, text := range files {
+		path := filepath.Join(rel.PayloadDir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			b.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	if env != "" {
+		rel.EnvFile = filepath.Join(dir, ".env")
+		if err := os.WriteFile(rel.EnvFile, []byte(env), 0o600); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return rel
+}
+
+func digest(version string, files map[string]string) string {
+	h := sha256.New()
+	for _, name := range slices.Sorted(mapKeys(files)) {
+		fmt.Fprint(h, version, name, files[name])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func mapKeys(m map[string]string) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func (b *bench) job(rel, prev *deployment.Release) deployment.Job {
+	return deployment.Job{
+		Schema: deployment.Schema, Action: deployment.ActionDeploy, Kind: task.KindDeploy,
+		TaskID: task.ID("task-" + rel.Version), Token: "token-" + task.Token(rel.Version),
+		Release: *rel, Previous: prev,
+		Timeout: 90 * time.Second, RestoreTimeout: 90 * time.Second,
+		Compose: &deployment.Compose{Project: b.project, WorkingDir: b.workdir, Keep: 1, Settle: 300 * time.Millisecond},
+	}
+}
+
+func (b *bench) run(job deployment.Job) deployment.Result {
+	b.t.Helper()
+	return b.runContext(context.Background(), job)
+}
+
+func (b *bench) runContext(ctx context.Context, job deployment.Job) deployment.Result {
+	b.t.Helper()
+	var out bytes.Buffer
+	b.events, b.gates = nil, 0
+	d := &Deployer{
+		Out:  &out,
+		Emit: func(e task.Event) { b.events = append(b.events, e) },
+		Gate: func(context.Context) error { b.gates++; return b.deny },
+	}
+	res := d.Run(ctx, job)
+	b.log = out.String()
+	b.t.Logf("%s %s: %+v\n%s", job.Action, job.Release.Version, res, b.log)
+	return res
+}
+
+// up deploys rel over prev and must succeed.
+func (b *bench) up(rel, prev *deployment.Release) deployment.Result {
+	b.t.Helper()
+	res := b.run(b.job(rel, prev))
+	if !res.Succeeded || !res.Touched || res.Error != "" || res.Serving != rel.Version || b.gates != 1 {
+		b.t.Fatalf("deploy %s: %+v, %d gates", rel.Version, res, b.gates)
+	}
+	return res
+}
+
+// kept returns rel as the runner names it when the bundle must be in the store.
+func kept(rel *deployment.Release) *deployment.Release {
+	r := *rel
+	r.PayloadDir = ""
+	return &r
+}
+
+// container returns the id of the service's only container.
+func (b *bench) container(service string) string {
+	b.t.Helper()
+	ids := strings.Fields(testenv.DockerOutput(b.t, "ps", "--all", "--quiet", "--no-trunc",
+		"--filter", "label=com.docker.compose.project="+b.project,
+		"--filter", "label=com.docker.compose.service="+service))
+	if len(ids) != 1 {
+		b.t.Fatalf("service %s has %d containers", service, len(ids))
+	}
+	return ids[0]
+}
+
+// containers counts the project's containers.
+func (b *bench) containers() int {
+	b.t.Helper()
+	return len(strings.Fields(testenv.DockerOutput(b.t, "ps", "--all", "--quiet",
+		"--filter", "label=com.docker.compose.project="+b.project)))
+}
+
+// ask returns what the service answers to path.
+func (b *bench) ask(service, path string) string {
+	b.t.Helper()
+	address := testenv.DockerOutput(b.t, "port", b.container(service), "8080")
+	resp, err := http.Get("http://" + strings.Fields(address)[0] + path)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Sprint(resp.StatusCode)
+	}
+	return string(body)
+}
+
+// env returns a variable of the service's container, "404" for none.
+func (b *bench) env(service, name string) string {
+	b.t.Helper()
+	return b.ask(service, "/env?name="+url.QueryEscape(name))
+}
+
+// contains reports the files below dir that hold text.
+func contains(t *testing.T, dir, text string) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(data, []byte(text)) {
+			found = append(found, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// failsWith checks a failed result's error for each text.
+func failsWith(t *testing.T, res deployment.Result, texts ...string) {
+	t.Helper()
+	if res.Succeeded {
+		t.Fatalf("succeeded: %+v", res)
+	}
+	if strings.ContainsAny(res.Error+res.Message, "\n\r") {
+		t.Errorf("the error is not one line: %q", res.Error)
+	}
+	for _, text := range texts {
+		if !strings.Contains(res.Error, text) {
+			t.Errorf("error %q does not mention %q", res.Error, text)
+		}
+	}
+}
+
+func future() time.Time { return time.Now().Add(time.Hour) }
+
+// bundles lists the kept bundles by name.
+func (b *bench) bundles() []string {
+	b.t.Helper()
+	entries, err := os.ReadDir(filepath.Join(b.workdir, releasesDir))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// await waits until the service's container is healthy again.
+func (b *bench) await(service string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	e, err := connect(ctx, io.Discard)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer e.close()
+	id := b.container(service)
+	messages, errs := e.api.Events(ctx, eventsOf(id))
+	for {
+		info, err := e.api.ContainerInspect(ctx, id)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if judge(info, info.RestartCount, 0, time.Now()).standing == up {
+			return
+		}
+		select {
+		case <-messages:
+		case err := <-errs:
+			b.t.Fatal(err)
+		}
+	}
+}
+
+func eventsOf(id string) events.ListOptions {
+	return events.ListOptions{Filters: filters.NewArgs(filters.Arg("container", id))}
+}
+
+// half deploys rel and dies once its containers are started, as a process
+// that is killed does: nothing is awaited, recorded or restored.
+func (b *bench) half(rel, prev *deployment.Release) {
+	b.t.Helper()
+	done := make(chan struct{})
+	died := false
+	go func() {
+		defer close(done)
+		d := &Deployer{
+			Out:  io.Discard,
+			Gate: func(context.Context) error { return nil },
+			Emit: func(e task.Event) {
+				if e.Phase == task.PhaseWaiting {
+					died = true
+					runtime.Goexit()
+				}
+			},
+		}
+		d.Run(context.Background(), b.job(rel, prev))
+	}()
+	<-done
+	if !died {
+		b.t.Fatal("the deployment ended before it could die")
+	}
+}
