@@ -30,7 +30,7 @@ func wrong(format string, args ...any) Finding {
 func (s *Switch) Check(ctx context.Context) []Finding {
 	m := s.method(s.opts.target())
 	if m == nil {
-		return []Finding{fine("no maintenance page (maintenance.handler is none)")}
+		return []Finding{fine("no maintenance page (maintenance.mode_handler is none)")}
 	}
 	var all []Finding
 	_ = s.bounded(ctx, func(ctx context.Context) error {
@@ -72,10 +72,13 @@ func (n *nginx) check(ctx context.Context) []Finding {
 
 // checkProgram looks for the flag file in nginx's own idea of its configuration.
 func (n *nginx) checkProgram(ctx context.Context) Finding {
+	if n.reloadCommand == "" {
+		return fine("nginx is not reloaded (maintenance.reload_command is empty)")
+	}
 	program, _, _ := strings.Cut(n.reloadCommand, " ")
 	if _, err := exec.LookPath(program); err != nil {
 		if _, err := exec.LookPath("/usr/sbin/" + program); err != nil {
-			return wrong("maintenance.reload_command needs %s, which is not installed: install it, or choose another maintenance.handler", program)
+			return wrong("maintenance.reload_command needs %s, which is not installed: install it, or choose another maintenance.mode_handler", program)
 		}
 	}
 	same, ok := strings.CutSuffix(n.reloadCommand, " -s reload")

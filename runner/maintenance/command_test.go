@@ -149,7 +149,10 @@ func TestProbe(t *testing.T) {
 			http.Redirect(w, r, "https://example.invalid/", http.StatusMovedPermanently)
 		}, "answers 301 instead of 503", ""},
 		{"always 503", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, "", "answers 503 although the page was switched off"},
-		{"silent", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "deadline exceeded", "deadline exceeded"},
+		{"silent", func(_ http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		}, "deadline exceeded", "deadline exceeded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// TLS with a certificate nobody knows: on loopback that is no obstacle.

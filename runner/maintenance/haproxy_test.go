@@ -252,6 +252,9 @@ func TestHAProxyAwayAtTheEnd(t *testing.T) {
 	says(t, s.Leave(t.Context(), "task-1"), "leave maintenance: ", "there is no socket")
 	says(t, s.Recover(t.Context(), ""), "leave maintenance: ", "there is no socket")
 	must(t, os.Rename(away, h.Socket))
+	eventually(t, "the page goes by itself", func() bool { on, _, err := s.State(t.Context()); return err == nil && !on })
 	must(t, s.Recover(t.Context(), ""))
-	state(t, s, false, false)
+	if exists(h.StateFile) || serverAdmin(t, h) != "0" {
+		t.Errorf("state file exists: %v, server states %q", exists(h.StateFile), serverAdmin(t, h))
+	}
 }

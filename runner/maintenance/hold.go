@@ -13,9 +13,9 @@ const (
 	holdHAProxy = 100 * time.Millisecond
 )
 
-// hold keeps a page on, in a goroutine of its own.
+// hold keeps a page on, or tries to get one off, in a goroutine of its own.
 type hold struct {
-	owner   string
+	owner   string // whose page is kept on; "" for one that is to go
 	cancel  context.CancelFunc
 	done    chan struct{}
 	records sync.Mutex // held while the record is changed
@@ -41,7 +41,7 @@ func (s *Switch) holdOn(m method, owner string) {
 	}()
 }
 
-// letGo stops keeping the page on, and waits until nothing is under way.
+// letGo ends the hold, and waits until nothing is under way.
 func (s *Switch) letGo() {
 	if s.hold != nil {
 		s.hold.cancel()

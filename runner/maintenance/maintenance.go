@@ -47,7 +47,7 @@ type Switch struct {
 	log    *slog.Logger
 
 	mu   sync.Mutex // one of Enter, Leave, Recover and Close at a time
-	hold *hold      // nil when nothing is held
+	hold *hold      // what goes on in between; nil for nothing
 }
 
 // New checks opts and touches nothing.
@@ -170,12 +170,12 @@ func (s *Switch) ensure(ctx context.Context, m method, owner string) (r *record,
 // Leave switches off the page that owner entered, and only that one; with none
 // it does nothing. Give it a context that outlives the run's.
 //
-// After an error that leaves the page on, the record stays too, and Recover
-// tries again.
+// After an error that leaves the page on, the record stays too, and the switch
+// goes on trying by itself until Enter or Close.
 func (s *Switch) Leave(ctx context.Context, owner string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.hold == nil || s.hold.owner == owner {
+	if s.hold != nil && s.hold.owner == owner {
 		s.letGo()
 	}
 	r, err := s.record.load()
@@ -189,7 +189,7 @@ func (s *Switch) Leave(ctx context.Context, owner string) error {
 		s.log.Info("maintenance belongs to another run and stays", "task", owner, "owner", r.Owner)
 		return nil
 	}
-	return s.leave(ctx, r)
+	return s.leaveSoon(ctx, r)
 }
 
 func (s *Switch) leave(ctx context.Context, r *record) error {
@@ -233,8 +233,8 @@ func (s *Switch) leave(ctx context.Context, r *record) error {
 	return nil
 }
 
-// Close stops holding the page without switching anything, and waits for what
-// is under way.
+// Close stops holding the page, or trying to end it, without switching anything,
+// and waits for what is under way.
 func (s *Switch) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -36,7 +36,7 @@ func (n *nginx) on(ctx context.Context, r *record, _ func() error) error {
 		}
 	}
 	before := nginxWorkers()
-	if err := n.reload(ctx); err != nil {
+	if err := n.reload(ctx); err != nil || n.reloadCommand == "" {
 		return err
 	}
 	n.waitForOldWorkers(ctx, before)
@@ -62,8 +62,11 @@ func (n *nginx) reload(ctx context.Context) error {
 	if err := fault.Point("maintenance.nginx.reload:" + n.flagFile); err != nil {
 		return unsure{err}
 	}
+	if n.reloadCommand == "" {
+		return nil
+	}
 	if err := runShell(ctx, n.reloadCommand); err != nil {
-		return unsure{fmt.Errorf("reload nginx with maintenance.reload_command: %w: check that nginx runs here, or choose another maintenance.handler", err)}
+		return unsure{fmt.Errorf("reload nginx with maintenance.reload_command: %w: check that nginx runs here, or choose another maintenance.mode_handler", err)}
 	}
 	return nil
 }

@@ -225,7 +225,7 @@ func TestNginxMissing(t *testing.T) {
 		name, reload, probe string
 		want                []string
 	}{
-		{"not installed", "no-such-nginx -s reload", "", []string{"reload nginx", "no-such-nginx", "command not found", "maintenance.handler"}},
+		{"not installed", "no-such-nginx -s reload", "", []string{"reload nginx", "no-such-nginx", "command not found", "maintenance.mode_handler"}},
 		{"not running", "", "", []string{"reload nginx", "exit status 1", "nginx.pid"}},
 		{"refused by the probe", "true", "http://" + a.address, []string{"answers 200 instead of 503", "snippet"}},
 		{"nobody there", "true", "http://127.0.0.1:1", []string{"probe", "connection refused"}},
@@ -257,12 +257,14 @@ func TestNginxMissing(t *testing.T) {
 	}
 }
 
-// A reload that fails is forgiven when the page is seen to be on.
+// A reload that fails, or is not wanted, is forgiven when the page is seen to be on.
 func TestNginxReloadFailsButThePageServes(t *testing.T) {
 	a := newApp(t)
 	n := testenv.NewNginx(t, testenv.NginxOptions{Upstream: a.address})
-	opts := nginxOptions(n)
-	opts.ReloadCommand = "false"
-	s := newSwitch(t, opts)
-	deploy(t, s, a, n.URL, nil)
+	for _, reload := range []string{"false", ""} {
+		a.serve("old")
+		opts := nginxOptions(n)
+		opts.ReloadCommand = reload
+		deploy(t, newSwitch(t, opts), a, n.URL, nil)
+	}
 }

@@ -20,10 +20,9 @@ const (
 
 // The defaults of Options.
 const (
-	DefaultFlagFile      = "/tmp/maintenance-mode"
-	DefaultReloadCommand = "nginx -s reload"
-	DefaultTimeout       = 10 * time.Second
-	DefaultDrain         = 5 * time.Second
+	DefaultFlagFile = "/tmp/maintenance-mode"
+	DefaultTimeout  = 10 * time.Second
+	DefaultDrain    = 5 * time.Second
 )
 
 // Options says how the page is switched. All commands are given to /bin/sh -c,
@@ -33,7 +32,7 @@ type Options struct {
 	Handler string // none, nginx, haproxy or command; "" is none
 
 	FlagFile      string // nginx: absolute; "" is DefaultFlagFile
-	ReloadCommand string // nginx: "" is DefaultReloadCommand, "true" is no reload
+	ReloadCommand string // nginx: "" is no reload
 
 	HAProxySocket  string // absolute path of a stats socket of level admin
 	HAProxyBackend string
@@ -74,7 +73,6 @@ func (o *Options) complete() error {
 	}
 	setDefault(&o.Handler, HandlerNone)
 	setDefault(&o.FlagFile, DefaultFlagFile)
-	setDefault(&o.ReloadCommand, DefaultReloadCommand)
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
