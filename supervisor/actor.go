@@ -45,8 +45,8 @@ func (a *actor) execute() error {
 		}
 		var delay time.Duration
 		if err == nil {
-			a.log.Info("component started", "component", a.Name, "state", StateRunning, "pid", ch.pid)
 			a.update(func(s *Status) { s.State, s.PID = StateRunning, ch.pid })
+			a.log.Info("component started", "component", a.Name, "state", StateRunning, "pid", ch.pid)
 			if !a.watch(ch) {
 				a.shutdown(ch)
 				return nil
@@ -93,8 +93,8 @@ func (a *actor) watch(ch *child) bool {
 			return false
 		case <-steady.C:
 			if a.streak.steady() {
-				a.log.Info("component is out of its crash loop", "component", a.Name, "state", StateRunning)
 				a.update(func(s *Status) { s.CrashLoop = false })
+				a.log.Info("component is out of its crash loop", "component", a.Name, "state", StateRunning)
 			}
 		}
 	}
@@ -120,6 +120,11 @@ func (a *actor) cannotStart(err error) time.Duration {
 
 func (a *actor) report(msg, exit string, refused, looping bool, delay time.Duration, attrs ...any) {
 	pause := delay.Round(time.Millisecond)
+	// First the status, then the log: who reads the line finds it so.
+	a.update(func(s *Status) {
+		s.State, s.PID, s.Ready, s.CrashLoop = StateRestarting, 0, false, a.streak.looping
+		s.Reason = fmt.Sprintf("%s (%s), next start in %s", msg, exit, pause)
+	})
 	a.log.Warn(msg, append([]any{
 		"component", a.Name, "state", StateRestarting, "exit", exit,
 		"deaths", a.streak.deaths, "restart_in", pause,
@@ -133,10 +138,6 @@ func (a *actor) report(msg, exit string, refused, looping bool, delay time.Durat
 			"component", a.Name, "state", StateRestarting, "deaths", a.streak.deaths,
 			"exit", exit, "restart_in", pause)
 	}
-	a.update(func(s *Status) {
-		s.State, s.PID, s.Ready, s.CrashLoop = StateRestarting, 0, false, a.streak.looping
-		s.Reason = fmt.Sprintf("%s (%s), next start in %s", msg, exit, pause)
-	})
 }
 
 // shutdown stops the component once those before it have stopped. A second

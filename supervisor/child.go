@@ -103,7 +103,12 @@ func (s *Supervisor) live(ch *child, c Component, p *pipes, onStatus func(lifeli
 	defer runtime.UnlockOSThread()
 
 	defer p.closeOurs()
+	s.nursery.Lock()
 	err := ch.cmd.Start()
+	if err == nil {
+		s.nursery.known[ch.cmd.Process.Pid] = true
+	}
+	s.nursery.Unlock()
 	p.closeTheirs()
 	if err != nil {
 		started <- err
@@ -119,7 +124,7 @@ func (s *Supervisor) live(ch *child, c Component, p *pipes, onStatus func(lifeli
 	pumps.Go(func() { s.handOver(p.lifeline.ours, c) })
 	started <- nil
 
-	ch.reap()
+	s.reap(ch)
 	_ = p.lifeline.ours.SetWriteDeadline(time.Unix(1, 0))
 	for _, r := range []*pipeReader{stdout, stderr, status} {
 		r.drain()
@@ -130,7 +135,7 @@ func (s *Supervisor) live(ch *child, c Component, p *pipes, onStatus func(lifeli
 
 // reap waits for the process. What is left of its group is killed while the
 // process is a zombie: so long nobody else can have its number.
-func (ch *child) reap() {
+func (s *Supervisor) reap(ch *child) {
 	for {
 		err := unix.Waitid(unix.P_PID, ch.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if !errors.Is(err, unix.EINTR) {
@@ -141,7 +146,10 @@ func (ch *child) reap() {
 	_ = unix.Kill(-ch.pid, unix.SIGKILL)
 	ch.reaped = true
 	ch.mu.Unlock()
+	s.nursery.Lock()
 	_ = ch.cmd.Wait() // an exit status is no error here: state tells
+	delete(s.nursery.known, ch.pid)
+	s.nursery.Unlock()
 	ch.state = ch.cmd.ProcessState
 }
 

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -63,9 +64,17 @@ func descriptors() string {
 	return strings.Join(open, " ")
 }
 
+// words are what a component in mode leave says as it dies: fewer than a pipe
+// holds, more than is read from it at a time.
+const words = 3000
+
 // component is what a component of the agent does, as far as a supervisor can
 // see, and what it should not do.
 func component(name, mode string, args []string) int {
+	if mode == "deaf" { // knows nothing of lifelines
+		fmt.Printf(`{"msg":"serving","component":%q,"pid":%d}`+"\n", name, os.Getpid())
+		select {}
+	}
 	line, err := lifeline.FromEnv()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -127,6 +136,29 @@ func component(name, mode string, args []string) int {
 		log.Info("serving", "pid", os.Getpid())
 		line.Ready("")
 		_ = cmd.Wait()
+	case "leave": // dies when asked, and leaves a process in another session that keeps stderr open
+		cmd := exec.Command("/proc/self/exe", "hold")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		cmd.Stderr = os.Stderr
+		said, err := cmd.StdoutPipe()
+		if err != nil || cmd.Start() != nil {
+			return 1
+		}
+		first, _ := bufio.NewReader(said).ReadBytes('\n')
+		_, _ = os.Stderr.Write(first)
+		asked(line, signals, log)
+		for n := range words {
+			fmt.Fprintf(os.Stderr, "word %d\n", n)
+		}
+		return 1
+	case "abandon": // dies, and leaves a process in its group
+		cmd := exec.Command("/proc/self/exe", "hold")
+		said, err := cmd.StdoutPipe()
+		if err != nil || cmd.Start() != nil {
+			return 1
+		}
+		_, _ = bufio.NewReader(said).ReadBytes('\n')
+		return 1
 	case "print": // args[0] on stderr, then on stdout
 		line.Ready("")
 		fmt.Fprint(os.Stderr, args[0])
@@ -162,7 +194,17 @@ func superviseAlone(args []string) int {
 	limit, _ := time.ParseDuration(args[0])
 	cfg := Config{
 		Env: os.Environ(), Output: os.Stderr,
-		Log: slog.New(slog.NewJSONHandler(os.Stderr, nil)),
+		Log: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if os.Getpid() == 1 { // in namespaces of its own: see its own processes
+		err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
+		if err == nil {
+			err = syscall.Mount("proc", "/proc", "proc", 0, "")
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	for _, a := range args[1:] {
 		c := Component{StopTimeout: limit, Args: append([]string{"component"}, strings.SplitN(a, ":", 3)...)}

@@ -36,6 +36,12 @@
 // terminal, Ctrl-C reaches the supervisor alone, because the components are in
 // other process groups; so the order holds there too.
 //
+// A systemd unit needs Type=notify and KillMode=mixed. With the default
+// KillMode, systemd itself would send SIGTERM to every process of the unit: out
+// of order, to wrktalk-deploy too, and the supervisor's own would then be the
+// second for the runner. While components are not ready yet, and while they
+// stop, the supervisor asks systemd for more time every ten seconds.
+//
 // The supervisor dies without a word (SIGKILL, out of memory, a panic): the
 // kernel sends each component SIGTERM (parent-death signal), and each sees the
 // end of its lifeline, which also covers the moment before the parent-death
@@ -44,6 +50,9 @@
 //
 // A component starts processes in other groups (the runner: wrktalk-deploy):
 // it has to tie them to itself likewise; killing its group does not reach them.
+//
+// Where the supervisor is process 1, as in a container, it also collects the
+// zombies of processes whose parents have died.
 //
 // The thread that starts a component is the one that waits for it, locked for
 // the component's life: the parent-death signal follows the thread, not the

@@ -25,6 +25,10 @@ const patience = 30 * time.Second
 
 // output collects log lines and lets a test wait for one.
 type output struct {
+	// Writing a line that contains hold waits until gate is closed.
+	hold string
+	gate chan struct{}
+
 	mu      sync.Mutex
 	lines   []string
 	rest    []byte
@@ -34,6 +38,9 @@ type output struct {
 func newOutput() *output { return &output{changed: make(chan struct{})} }
 
 func (o *output) Write(b []byte) (int, error) {
+	if o.gate != nil && bytes.Contains(b, []byte(o.hold)) {
+		<-o.gate
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.rest = append(o.rest, b...)
@@ -191,7 +198,19 @@ type agent struct {
 // launch starts a supervisor, which is stopped when the test ends.
 func launch(t *testing.T, cfg Config) *agent {
 	t.Helper()
-	a := &agent{out: newOutput(), manager: newManager(t), signals: make(chan os.Signal, 4), ended: make(chan struct{})}
+	a := prepare(t, cfg)
+	a.run(t)
+	return a
+}
+
+// prepare makes one that does not run yet.
+func prepare(t *testing.T, cfg Config) *agent {
+	t.Helper()
+	out, ok := cfg.Output.(*output)
+	if !ok {
+		out = newOutput()
+	}
+	a := &agent{out: out, manager: newManager(t), signals: make(chan os.Signal, 4), ended: make(chan struct{})}
 	cfg.NotifySocket = a.manager.path
 	if cfg.Output == nil {
 		cfg.Output = a.out
@@ -205,10 +224,15 @@ func launch(t *testing.T, cfg Config) *agent {
 		t.Fatal(err)
 	}
 	a.Supervisor = s
+	return a
+}
+
+func (a *agent) run(t *testing.T) {
+	t.Helper()
 	signals := a.signals
 	go func() {
 		defer close(a.ended)
-		a.err = s.Run(signals)
+		a.err = a.Run(signals)
 	}()
 	t.Cleanup(func() {
 		for range 3 {
@@ -219,7 +243,6 @@ func launch(t *testing.T, cfg Config) *agent {
 		}
 		_ = a.awaitEnd(t)
 	})
-	return a
 }
 
 // awaitReady waits until all components have reported ready.
@@ -270,7 +293,10 @@ func open(t *testing.T, pid int) process {
 	if err != nil {
 		t.Fatalf("open process %d: %v", pid, err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
+	t.Cleanup(func() { // a test that fails leaves no process either
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		unix.Close(fd)
+	})
 	return process{pid, fd}
 }
 
@@ -285,7 +311,6 @@ func (p process) awaitEnd(t *testing.T) {
 		case err != nil:
 			t.Fatal(err)
 		case n == 0:
-			_ = unix.PidfdSendSignal(p.fd, unix.SIGKILL, nil, 0)
 			t.Fatalf("process %d outlives its supervisor", p.pid)
 		default:
 			return

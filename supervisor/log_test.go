@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestForwardsLogs(t *testing.T) {
@@ -89,6 +90,42 @@ func TestAPanicIsVisible(t *testing.T) {
 	}
 }
 
+// A component dies while the log is slow, and what it started in a session of
+// its own keeps its standard error open. The death is noticed all the same,
+// and no word of what it wrote before is lost.
+func TestLastWordsAreComplete(t *testing.T) {
+	out := newOutput()
+	out.hold, out.gate = "word 0", make(chan struct{})
+	a := prepare(t, Config{
+		Components: []Component{comp("runner", "leave")}, Output: out,
+		Backoff: Backoff{Min: time.Hour, Max: time.Hour},
+	})
+	a.relay.patient = patience
+	a.run(t)
+	pid := out.await(t, 1, "msg", "component started").pid()
+	runner := open(t, pid)
+	open(t, out.await(t, 1, "msg", "holding").pid()) // which ends it with the test
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	runner.awaitEnd(t)
+	close(out.gate)
+
+	died := out.await(t, 1, "msg", "component died")
+	if tail := died.text("stderr"); !strings.HasSuffix(tail, fmt.Sprintf("word %d", words-1)) {
+		t.Errorf("the last words are %q", tail)
+	}
+	arrived := 0
+	for _, l := range out.all() {
+		if parse(l).text("msg") == fmt.Sprintf("word %d", arrived) {
+			arrived++
+		}
+	}
+	if arrived != words {
+		t.Errorf("%d of %d words arrived in order", arrived, words)
+	}
+}
+
 // Nobody reads the log: the component goes on, and so does the supervisor.
 func TestAStalledLogStopsNobody(t *testing.T) {
 	r, w, err := os.Pipe()
@@ -97,7 +134,9 @@ func TestAStalledLogStopsNobody(t *testing.T) {
 	}
 	t.Cleanup(func() { w.Close() })
 	t.Cleanup(func() { r.Close() }) // first: lets the blocked write go
-	a := launch(t, Config{Components: []Component{comp("runner", "flood")}, Output: w})
+	a := prepare(t, Config{Components: []Component{comp("runner", "flood")}, Output: w})
+	a.relay.patient = 20 * time.Millisecond
+	a.run(t)
 	a.awaitReady(t)
 	if lost := a.relay.lost.Load(); lost == 0 {
 		t.Errorf("nothing was lost of 4 MiB that nobody read")

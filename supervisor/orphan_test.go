@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -14,15 +15,25 @@ import (
 // the given stop limit and components, see superviseAlone.
 func supervisorProcess(t *testing.T, program string, args ...string) (*exec.Cmd, *output) {
 	t.Helper()
+	cmd := exec.Command(program, append([]string{"supervisor"}, args...)...)
+	out, err := startProcess(t, cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cmd, out
+}
+
+// startProcess starts cmd, which is killed when the test ends.
+func startProcess(t *testing.T, cmd *exec.Cmd) (*output, error) {
+	t.Helper()
 	out := newOutput()
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, append([]string{"supervisor"}, args...)...)
 	cmd.Stdout, cmd.Stderr = w, w
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, errors.Join(err, r.Close(), w.Close())
 	}
 	w.Close()
 	var reading sync.WaitGroup
@@ -33,17 +44,18 @@ func supervisorProcess(t *testing.T, program string, args ...string) (*exec.Cmd,
 		reading.Wait()
 		r.Close()
 	})
-	return cmd, out
+	return out, nil
 }
 
 // The supervisor is killed as the kernel kills when memory runs out. All that
 // it started go, each in its own way: one stops when asked, one finishes its
-// work although nobody reads its log any more, one hangs with a grandchild.
+// work although nobody reads its log any more, one hangs with a grandchild, and
+// one knows of no lifeline, but the kernel tells it.
 func TestNoOrphanSurvivesSIGKILL(t *testing.T) {
 	note := filepath.Join(t.TempDir(), "note")
-	cmd, out := supervisorProcess(t, "/proc/self/exe", "2s", "fetcher:serve:1ms", "runner:careful:"+note, "notifier:stubborn:")
+	cmd, out := supervisorProcess(t, "/proc/self/exe", "2s", "fetcher:serve:1ms", "runner:careful:"+note, "notifier:stubborn:", "stranger:deaf:")
 	var all []process
-	for _, name := range []string{"fetcher", "runner", "notifier"} {
+	for _, name := range []string{"fetcher", "runner", "notifier", "stranger"} {
 		all = append(all, open(t, out.await(t, 1, "component", name, "msg", "serving").pid()))
 	}
 	all = append(all, open(t, out.await(t, 1, "msg", "holding").pid()))
@@ -110,5 +122,27 @@ func TestSIGTERMEndsTheWholeTree(t *testing.T) {
 	}
 	for _, p := range all {
 		p.awaitEnd(t)
+	}
+}
+
+// As process 1 of a container it inherits what its components leave.
+func TestProcessOneCollectsStrays(t *testing.T) {
+	cmd := exec.Command("/proc/self/exe", "supervisor", "2s", "runner:abandon:")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+	}
+	out, err := startProcess(t, cmd)
+	if errors.Is(err, syscall.EPERM) && os.Getenv("CI") == "" {
+		t.Skipf("no right to make a process namespace: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.await(t, 1, "msg", "stray process collected")
+	out.await(t, 2, "component", "runner", "msg", "component died")
+	if n := out.count("component", "runner", "msg", "component died", "exit", "exit status 1"); n < 2 {
+		t.Errorf("a component's death was taken for a stray's: %v", out.all())
 	}
 }

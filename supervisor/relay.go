@@ -10,7 +10,7 @@ import (
 
 const (
 	relayQueue    = 64              // entries, of at most maxLine bytes each
-	relayPatience = 2 * time.Second // how long a component waits for a stalled output
+	relayPatience = 2 * time.Second // how long a component waits for a stalled output, once
 	relayFlush    = time.Second     // how long the end of Run waits for it
 )
 
@@ -21,6 +21,7 @@ const (
 type relay struct {
 	w       io.Writer
 	log     *slog.Logger // the caller's, which writes to w
+	patient time.Duration
 	queue   chan entry
 	quit    chan struct{}
 	done    chan struct{}
@@ -37,7 +38,7 @@ type entry struct {
 
 func newRelay(w io.Writer, log *slog.Logger) *relay {
 	return &relay{
-		w: w, log: log,
+		w: w, log: log, patient: relayPatience,
 		queue: make(chan entry, relayQueue),
 		quit:  make(chan struct{}),
 		done:  make(chan struct{}),
@@ -86,7 +87,7 @@ func (r *relay) put(e entry, patient bool) {
 	default:
 	}
 	if patient && !r.stalled.Load() {
-		t := time.NewTimer(relayPatience)
+		t := time.NewTimer(r.patient)
 		defer t.Stop()
 		select {
 		case r.queue <- e:

@@ -81,6 +81,7 @@ type Supervisor struct {
 	relay   *relay
 	board   *board
 	actors  []*actor
+	nursery nursery
 
 	stopOnce   sync.Once
 	stop       chan struct{} // closed when all are to stop, in order
@@ -114,6 +115,7 @@ func New(cfg Config) (*Supervisor, error) {
 		cfg: cfg, program: program,
 		board:      newBoard(cfg.Components),
 		relay:      newRelay(cfg.Output, cfg.Log),
+		nursery:    nursery{known: map[int]bool{}},
 		stop:       make(chan struct{}),
 		hurry:      make(chan struct{}),
 		kill:       make(chan struct{}),
@@ -163,6 +165,9 @@ func (s *Supervisor) Run(signals <-chan os.Signal) error {
 	}
 	if s.cfg.NotifySocket != "" {
 		g.Add(s.announce, s.interrupt)
+	}
+	if os.Getpid() == 1 {
+		g.Add(s.reapStrays, s.interrupt)
 	}
 	return g.Run()
 }

@@ -109,6 +109,20 @@ func TestRestartsAKilledComponent(t *testing.T) {
 	}
 }
 
+// What a dead component started in its group would work beside its successor.
+func TestADeadComponentLeavesNothing(t *testing.T) {
+	a := launch(t, Config{Components: []Component{{
+		Name: "runner", Args: []string{"component", "runner", "stubborn"}, StopTimeout: time.Millisecond,
+	}}, Backoff: quick})
+	pid := a.out.await(t, 1, "component", "runner", "msg", "serving").pid()
+	holder := open(t, a.out.await(t, 1, "msg", "holding").pid())
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	holder.awaitEnd(t)
+	a.out.await(t, 2, "component", "runner", "msg", "serving")
+}
+
 func TestRestartsOneThatExitsCleanly(t *testing.T) {
 	a := launch(t, Config{Components: []Component{comp("fetcher", "exit", "0")}, Backoff: quick})
 	if r := a.out.await(t, 2, "msg", "component died"); r.text("exit") != "exit status 0" {
@@ -264,7 +278,8 @@ func TestHangupIsIgnored(t *testing.T) {
 	a := launch(t, Config{Components: three()[:1]})
 	a.awaitReady(t)
 	a.signals <- syscall.SIGHUP
-	a.out.await(t, 1, "component", "supervisor", "signal", "hangup")
+	a.out.await(t, 1, "component", "supervisor", "signal", "hangup", "level", "INFO",
+		"msg", "signal ignored: restart the agent to load a changed configuration")
 	a.signals <- syscall.SIGTERM
 	if err := a.awaitEnd(t); err != nil {
 		t.Fatal(err)
