@@ -70,17 +70,25 @@ func Transient(err error) bool {
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		switch pg.Code {
-		case "55P03", "25P03", "25P04", "55006": // lock not available, timeouts, object in use
-			return true
-		}
-		switch pg.Code[:min(2, len(pg.Code))] {
-		case "08", "40", "53", "57", "58": // connection, rollback, resources, operator, system
-			return true
-		}
-		return false
+		return passes(pg.Code)
 	}
 	return errors.Is(err, ErrUnreachable) || lostConnection(err)
+}
+
+// passes reports whether the condition that a server's error code names may
+// end by itself.
+func passes(code string) bool {
+	switch code {
+	case "55P03", "55006", // lock not available, object in use
+		"25P03", "25P04", // the session's time limits
+		"25006": // read-only: a primary that just became a standby
+		return true
+	}
+	switch code[:min(2, len(code))] {
+	case "08", "40", "53", "57", "58": // connection, rollback, resources, operator, system
+		return true
+	}
+	return false
 }
 
 // lostConnection reports whether err means that a connection ended or never
@@ -88,7 +96,7 @@ func Transient(err error) bool {
 func lostConnection(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		return pg.SeverityUnlocalized == "FATAL"
+		return pg.SeverityUnlocalized == "FATAL" && passes(pg.Code)
 	}
 	var network net.Error
 	return errors.Is(err, errCommitUnknown) || errors.Is(err, pgconn.ErrConnClosed) ||

@@ -263,3 +263,24 @@ func TestSilentServerDoesNotHoldACall(t *testing.T) {
 		t.Errorf("after the silence: %v", err)
 	}
 }
+
+// A server that says no for good is not asked for ever.
+func TestTransient(t *testing.T) {
+	for code, want := range map[string]bool{
+		"28P01": false, "3D000": false, "42P01": false, "42501": false, "22001": false, "23503": false,
+		"57P01": true, "57P03": true, "53300": true, "40001": true, "55P03": true, "25006": true, "08006": true,
+	} {
+		err := fmt.Errorf("call: %w", &pgconn.PgError{Code: code, SeverityUnlocalized: "FATAL"})
+		if got := taskdb.Transient(err); got != want {
+			t.Errorf("an error with code %s is transient: %v", code, got)
+		}
+	}
+}
+
+func TestReadStopsWhenTheLoginIsRefused(t *testing.T) {
+	p := startSecure(t)
+	conn := fmt.Sprintf("user=postgres dbname=postgres password=wrong host=127.0.0.1 port=%d sslmode=require", p.Port)
+	if _, err := io.ReadAll(open(t, conn).Read(t.Context(), "x", 1)); !errors.Is(err, taskdb.ErrAuth) {
+		t.Errorf("read: %v", err)
+	}
+}
