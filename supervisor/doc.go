@@ -45,8 +45,8 @@
 // The supervisor dies without a word (SIGKILL, out of memory, a panic): the
 // kernel sends each component SIGTERM (parent-death signal), and each sees the
 // end of its lifeline, which also covers the moment before the parent-death
-// signal is set. They stop as on SIGTERM, and one that has not stopped within
-// its StopTimeout kills its own process group (package lifeline).
+// signal is set. They stop, and one that has not stopped within its StopTimeout
+// kills its own process group (package lifeline).
 //
 // A component starts processes in other groups (the runner: wrktalk-deploy):
 // it has to tie them to itself likewise; killing its group does not reach them.

@@ -1,23 +1,23 @@
 // Package lifeline is what the supervisor and the components it starts say to
 // each other: over two inherited pipes, and nowhere else.
 //
-//	supervisor                                     component
-//	   │  fd 3, the lifeline: the configuration snapshot, once;  ▲
-//	   ├──────────────────────────────────────────────────────────▶ then nothing;
-//	   │                                  end of file = the supervisor is gone
-//	   ◀──────────────────────────────────────────────────────────┤
-//	   ▼  fd 4, the status: {"ready":true} or                      │
-//	      {"ready":false,"reason":"..."}, one per line, the last one counts
+//	supervisor ── fd 3, the lifeline ──▶ component
+//	              the configuration snapshot, once; then nothing;
+//	              end of file: the supervisor is gone
+//
+//	supervisor ◀── fd 4, the status ──── component
+//	              {"ready":true} or {"ready":false,"reason":"..."},
+//	              one per line, the last one counts
 //
 // The snapshot goes through a pipe because it holds secrets: an argument shows
 // in ps, the environment in /proc and in every grandchild, a file would have to
 // be shredded.
 //
-// A component asks to stop on SIGTERM or SIGINT, and on Gone; a second signal
-// (Gone does not count as one: it arrives together with the parent-death
-// SIGTERM) means at once. When the supervisor is gone and the component is
-// still there after its stop limit, the lifeline kills its process group: a
-// component that hangs becomes no orphan.
+// A component stops on SIGTERM, on SIGINT and when the lifeline ends. A second
+// signal means at once; the lifeline's end does not count as one, because it
+// comes together with the parent-death SIGTERM. A component that is still there
+// its stop limit after the lifeline's end has its process group killed: one that
+// hangs becomes no orphan.
 package lifeline
 
 import (

@@ -117,8 +117,8 @@ func (l *Line) Supervised() bool { return l.pipe != nil }
 // process is not supervised. It holds secrets. The bytes belong to the Line.
 func (l *Line) Snapshot() []byte { return l.snapshot }
 
-// Gone is closed when the supervisor is gone; the component then stops as on
-// SIGTERM. It is never closed in a process that is not supervised.
+// Gone is closed when the supervisor is gone; the component then has to stop
+// within its stop limit. It is never closed in a process that is not supervised.
 func (l *Line) Gone() <-chan struct{} { return l.gone }
 
 // Ready reports that the component is ready (reason ""), or why it is not.
