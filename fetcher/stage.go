@@ -145,9 +145,9 @@ func (f *Fetcher) artifact(ctx context.Context, m *staging.Manifest) (*taskdb.Ar
 	case !m.Kind.Known():
 		return nil, refuse("task type %q is not known: this agent carries out %q and %q", string(m.Kind), task.KindDeploy, task.KindRollback)
 	case id == "" && m.Kind == task.KindRollback:
-		a, err := f.db.Previous(ctx, f.Target.Deployment.ChartType())
+		a, err := f.db.RollbackTarget(ctx, f.Target.Deployment.ChartType())
 		if errors.Is(err, taskdb.ErrNotFound) {
-			return nil, refuse("there is no release to roll back to: no %s artifact is flagged is_previous, and the task names none", f.Target.Deployment.ChartType())
+			return nil, f.noTarget(ctx)
 		}
 		return a, err
 	case id == "":
@@ -158,6 +158,19 @@ func (f *Fetcher) artifact(ctx context.Context, m *staging.Manifest) (*taskdb.Ar
 		return nil, refuse("release artifact %s does not exist", id)
 	}
 	return a, err
+}
+
+// noTarget says why a rollback that names no release has none to go back to.
+func (f *Fetcher) noTarget(ctx context.Context) error {
+	chart := f.Target.Deployment.ChartType()
+	left, err := f.db.Previous(ctx, chart)
+	if errors.Is(err, taskdb.ErrNotFound) {
+		return refuse("there is no release to roll back to: no %s artifact is flagged is_previous, and the task names none", chart)
+	}
+	if err != nil {
+		return err
+	}
+	return refuse("there is no release to roll back to: the previous one, %s, is what the last rollback left behind; name it to bring it back (wrktalk-agent rollback %s)", left.Version, left.Version)
 }
 
 // unpack streams an artifact out of the database into the directory name and

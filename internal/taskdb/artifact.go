@@ -68,8 +68,9 @@ func (db *DB) Current(ctx context.Context, chart task.ChartType) (*Artifact, err
 	return a, tidy(fmt.Sprintf("read the current %s artifact", chart), err)
 }
 
-// Previous returns the artifact that a rollback of a chart type goes back to;
-// ErrNotFound when there is none.
+// Previous returns the artifact of a chart type that served before, according
+// to the flags; ErrNotFound when there is none. A rollback goes to
+// RollbackTarget, which is not always this one.
 func (db *DB) Previous(ctx context.Context, chart task.ChartType) (*Artifact, error) {
 	a, err := db.artifact(ctx, `lower(btrim(chart_type::text)) = $1::text and is_previous`+newest, string(chart))
 	return a, tidy(fmt.Sprintf("read the previous %s artifact", chart), err)

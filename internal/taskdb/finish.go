@@ -95,7 +95,7 @@ func finish(ctx context.Context, tx pgx.Tx, o task.Outcome) error {
 	if !o.Succeeded || o.ArtifactID == "" || !o.Kind.Known() {
 		return nil
 	}
-	return moveFlags(ctx, tx, o.ArtifactID, o.Kind)
+	return moveFlags(ctx, tx, o.ArtifactID)
 }
 
 // unfitText reports whether the server refused a text for its length or for a

@@ -178,6 +178,7 @@ var flagSteps = map[string][]struct {
 	to   string
 	fail bool
 	want string
+	next string // where a rollback that names nothing would go; "" is not compared
 }{
 	"first deploy":        {{to: "a", want: "a/-"}},
 	"upgrades":            {{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {to: "c", want: "c/b"}},
@@ -189,28 +190,33 @@ var flagSteps = map[string][]struct {
 		{to: "c", fail: true, want: "b/a"},
 		{kind: task.KindRollback, to: "a", fail: true, want: "b/a"},
 	},
-	"defect 12: rollback": {{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {kind: task.KindRollback, to: "a", want: "a/-"}},
+	"rollback": {{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {kind: task.KindRollback, to: "a", want: "a/b", next: "-"}},
 	"defect 12: two rollbacks": {
-		{to: "a", want: "a/-"},
-		{to: "b", want: "b/a"},
-		{to: "c", want: "c/b"},
-		{kind: task.KindRollback, to: "b", want: "b/a"},
-		{kind: task.KindRollback, to: "a", want: "a/-"},
+		{to: "a", want: "a/-", next: "-"},
+		{to: "b", want: "b/a", next: "a"},
+		{to: "c", want: "c/b", next: "b"},
+		{kind: task.KindRollback, to: "b", want: "b/c", next: "a"},
+		{kind: task.KindRollback, to: "a", want: "a/b", next: "-"},
 	},
 	"defect 12: rollbacks and deployments in turn": {
 		{to: "a", want: "a/-"},
 		{to: "b", want: "b/a"},
 		{to: "c", want: "c/b"},
-		{kind: task.KindRollback, to: "b", want: "b/a"},
-		{kind: task.KindRollback, to: "a", want: "a/-"},
-		{to: "d", want: "d/a"},
-		{kind: task.KindRollback, to: "a", want: "a/-"},
-		{to: "c", want: "c/a"},
-		{to: "d", want: "d/c"},
-		{kind: task.KindRollback, to: "c", want: "c/a"},
+		{kind: task.KindRollback, to: "b", want: "b/c", next: "a"},
+		{kind: task.KindRollback, to: "a", want: "a/b", next: "-"},
+		{to: "d", want: "d/a", next: "a"},
+		{kind: task.KindRollback, to: "a", want: "a/d", next: "-"},
+		{to: "c", want: "c/a", next: "a"},
+		{to: "d", want: "d/c", next: "c"},
+		{kind: task.KindRollback, to: "c", want: "c/d", next: "a"},
 	},
 	"defect 12: rollback over two": {
-		{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {to: "c", want: "c/b"}, {kind: task.KindRollback, to: "a", want: "a/-"},
+		{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {to: "c", want: "c/b"},
+		{kind: task.KindRollback, to: "a", want: "a/c", next: "b"},
+	},
+	"defect 12: what was left behind counts again once deployed": {
+		{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {kind: task.KindRollback, to: "a", want: "a/b", next: "-"},
+		{to: "b", want: "b/a", next: "a"}, {to: "c", want: "c/b", next: "b"},
 	},
 	"rollback to the current": {{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {kind: task.KindRollback, to: "b", want: "b/a"}},
 }
@@ -235,6 +241,15 @@ func TestFlags(t *testing.T) {
 					finish(t, db, mustClaim(t, db, helm), ids[step.to], !step.fail)
 					if got := flags(t, db); got != step.want {
 						t.Fatalf("after step %d, %s to %s: %s, not %s", i+1, kind, step.to, got, step.want)
+					}
+					next := "-"
+					if a, err := db.RollbackTarget(t.Context(), task.ChartHelm); err == nil {
+						next = a.Version
+					} else if !errors.Is(err, taskdb.ErrNotFound) {
+						t.Fatal(err)
+					}
+					if step.next != "" && next != step.next {
+						t.Fatalf("after step %d, %s to %s: a rollback would go to %s, not %s", i+1, kind, step.to, next, step.next)
 					}
 				}
 				if rows := raw.SQL(t, "select is_current, is_previous is null from release_artifact where chart_type = 'compose'"); rows != "t|t" {

@@ -155,7 +155,8 @@ func (s *store) clear() error {
 			return fmt.Errorf("list %s: %w", root.Name(), err)
 		}
 		for _, e := range entries {
-			if !strings.HasPrefix(e.Name(), tempPrefix) {
+			of, isStamp := strings.CutPrefix(e.Name(), keptPrefix)
+			if !strings.HasPrefix(e.Name(), tempPrefix) && (!isStamp || s.has(of)) {
 				continue
 			}
 			if err := root.RemoveAll(e.Name()); err != nil {
