@@ -12,7 +12,7 @@ import (
 )
 
 // margin is what a deployment may take beyond its own limits before it is taken
-// to hang. Waiting for the maintenance page counts against it.
+// to hang.
 const margin = time.Minute
 
 // deploy has wrktalk-deploy carry out the job behind the maintenance page, and
@@ -69,7 +69,7 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 		}, "", nil
 	}
 
-	limit := job.Timeout + job.RestoreTimeout + margin
+	limit := job.Timeout + job.RestoreTimeout + r.MaintenanceTimeout + margin
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	graceOver, release := afterDone(sig.Stop, r.ShutdownGrace)
@@ -134,7 +134,7 @@ type page struct {
 }
 
 func (p *page) enter(ctx context.Context) deployment.Reply {
-	if p.r.Maintenance == nil || p.on {
+	if !p.r.HasPage || p.on {
 		return deployment.Reply{Proceed: true}
 	}
 	p.r.event(p.t, task.PhaseMaintenance, "putting the maintenance page up")
@@ -145,6 +145,7 @@ func (p *page) enter(ctx context.Context) deployment.Reply {
 		}
 		p.trouble("the maintenance page could not be put up: " + err.Error())
 	}
+	p.r.reflectMaintenance()
 	return deployment.Reply{Proceed: true}
 }
 
@@ -153,11 +154,12 @@ func (p *page) leave() {
 		return
 	}
 	p.r.event(p.t, task.PhaseMaintenance, "taking the maintenance page down")
-	ctx, cancel := context.WithTimeout(context.Background(), margin)
+	ctx, cancel := context.WithTimeout(context.Background(), p.r.MaintenanceTimeout)
 	defer cancel()
 	if err := p.r.Maintenance.Leave(ctx, p.t.Name); err != nil {
 		p.trouble("the maintenance page could not be taken down: " + err.Error())
 	}
+	p.r.reflectMaintenance()
 }
 
 func (p *page) trouble(text string) {

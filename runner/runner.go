@@ -29,6 +29,8 @@ type Maintenance interface {
 	Leave(ctx context.Context, owner string) error
 	// Recover turns off what an owner other than active left on.
 	Recover(ctx context.Context, active string) error
+	// State tells whether the page is on, whoever put it up.
+	State(ctx context.Context) (on, ours bool, err error)
 }
 
 // Options are the runner's settings, all of them plain values.
@@ -47,8 +49,10 @@ type Options struct {
 	Compose        *deployment.Compose
 	Helm           *deployment.Helm
 
-	Maintenance         Maintenance
-	MaintenanceRequired bool // a page that cannot be put up fails the task
+	Maintenance         Maintenance   // never nil
+	HasPage             bool          // false: there is none to put up, but one of old may need to go
+	MaintenanceRequired bool          // a page that cannot be put up fails the task
+	MaintenanceTimeout  time.Duration // of putting it up or taking it down
 
 	Log *slog.Logger
 }
@@ -65,6 +69,8 @@ type Runner struct {
 	Options
 	db  *taskdb.DB
 	dir *staging.Dir
+
+	flagged *bool // the last value that maintenance_mode_enabled was given
 }
 
 // New returns a runner over an open database and a staging directory that was
@@ -96,6 +102,7 @@ func (r *Runner) Run(sig Signals, ready func()) error {
 		if err := r.drain(sig); err != nil {
 			return err
 		}
+		r.reflectMaintenance()
 	}
 }
 
@@ -141,17 +148,30 @@ func (r *Runner) drain(sig Signals) error {
 	return nil
 }
 
-// recoverMaintenance ends a page that a killed run left up, in the server and
-// in the database's flag.
+// recoverMaintenance ends a page that a killed run left up.
 func (r *Runner) recoverMaintenance(active string) {
-	if r.Maintenance == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), r.MaintenanceTimeout)
 	defer cancel()
 	if err := r.Maintenance.Recover(ctx, active); err != nil {
-		r.Log.Error("maintenance could not be ended after a crash", "error", err)
+		r.Log.Error("maintenance could not be ended after a crash; trying on", "error", err)
 	}
+	r.reflectMaintenance()
+}
+
+// reflectMaintenance makes the database's flag say what is the case. It is a
+// courtesy to those who look there: a failure is tried again at the next look.
+func (r *Runner) reflectMaintenance() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	on, _, err := r.Maintenance.State(ctx)
+	if err != nil || (r.flagged != nil && *r.flagged == on) {
+		return
+	}
+	if err := r.db.SetMaintenance(ctx, r.Target, on); err != nil {
+		r.Log.Warn("maintenance_mode_enabled could not be updated", "error", err)
+		return
+	}
+	r.flagged = &on
 }
 
 // event notes one step of a run in the task's timeline and in the log.

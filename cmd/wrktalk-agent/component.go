@@ -190,11 +190,9 @@ func runRunner(a *app, args []string) error {
 		Heartbeat: c.cfg.Agent.HeartbeatInterval, Rescan: c.cfg.Agent.PollInterval,
 		ShutdownGrace: c.cfg.Agent.ShutdownGrace, MaxAttempts: c.cfg.Agent.MaxAttempts,
 		Timeout: c.cfg.Compose.Timeout, RestoreTimeout: c.cfg.Compose.RestoreTimeout,
-		MaintenanceRequired: c.cfg.Maintenance.Required,
-		Log:                 c.log,
-	}
-	if c.cfg.Maintenance.ModeHandler != maintenance.HandlerNone {
-		o.Maintenance = page
+		Maintenance: page, HasPage: c.cfg.Maintenance.ModeHandler != maintenance.HandlerNone,
+		MaintenanceRequired: c.cfg.Maintenance.Required, MaintenanceTimeout: 4 * c.cfg.Maintenance.Timeout,
+		Log: c.log,
 	}
 	switch c.cfg.Agent.DeploymentType {
 	case task.DeploymentDocker:
@@ -258,10 +256,15 @@ func deployEnv(environ []string) []string {
 // nothing yet.
 func maintenanceSwitch(cfg *config.Config, log *slog.Logger) (*maintenance.Switch, error) {
 	m := cfg.Maintenance
+	drain := m.Drain
+	if drain == 0 {
+		drain = -1 // not at all; there, zero is the default
+	}
 	return maintenance.New(maintenance.Options{
 		Handler: m.ModeHandler, FlagFile: m.FlagFile, ReloadCommand: m.ReloadCommand,
 		EnterCommand: m.EnterCommand, LeaveCommand: m.LeaveCommand,
 		HAProxySocket: m.HAProxySocket, HAProxyBackend: m.HAProxyBackend,
+		HAProxyStateFile: m.HAProxyStateFile, Drain: drain,
 		ProbeURL: m.ProbeURL, Timeout: m.Timeout,
 		StateFile: filepath.Join(cfg.StateDir, "maintenance.json"),
 		Logger:    log,

@@ -9,6 +9,7 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/config"
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
 	"github.com/wrktalk/wrktalk-agent/internal/lifeline"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/version"
 	"github.com/wrktalk/wrktalk-agent/supervisor"
 )
@@ -69,5 +70,9 @@ func components(a *app, cfg *config.Config) []supervisor.Component {
 // runnerStopTimeout is the longest that stopping the runner may take by its own
 // rules: the grace, restoring what served before, recording it.
 func runnerStopTimeout(cfg *config.Config) time.Duration {
-	return cfg.Agent.ShutdownGrace + cfg.Compose.RestoreTimeout + 2*time.Minute
+	restore := cfg.Compose.RestoreTimeout
+	if cfg.Agent.DeploymentType == task.DeploymentKubernetes {
+		restore = cfg.Helm.Timeout
+	}
+	return cfg.Agent.ShutdownGrace + restore + 4*cfg.Maintenance.Timeout + 2*time.Minute
 }

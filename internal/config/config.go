@@ -114,7 +114,9 @@ type Maintenance struct {
 	EnterCommand, LeaveCommand string // both set when ModeHandler is command
 	HAProxySocket              string // absolute
 	HAProxyBackend             string
-	ProbeURL                   string // "" for no probe
+	HAProxyStateFile           string        // absolute, "" for none
+	Drain                      time.Duration // may be zero: wait for no request
+	ProbeURL                   string        // "" for no probe
 	Timeout                    time.Duration
 }
 
@@ -125,6 +127,7 @@ type Staging struct {
 	MaxEntries int
 	MaxDepth   int
 	MaxRatio   int
+	Keep       int // finished tasks' directories
 }
 
 // HTTP is the [http] section.

@@ -89,7 +89,7 @@ func TestDefaults(t *testing.T) {
 		},
 		Maintenance: Maintenance{
 			ModeHandler: "nginx", FlagFile: "/tmp/maintenance-mode", ReloadCommand: "nginx -s reload",
-			HAProxySocket: "/run/haproxy/admin.sock", HAProxyBackend: "wrktalk", Timeout: 30 * time.Second,
+			HAProxySocket: "/run/haproxy/admin.sock", HAProxyBackend: "wrktalk", Drain: 5 * time.Second, Timeout: 30 * time.Second,
 		},
 		Staging: Staging{
 			Dir: "/var/lib/wrktalk-agent/staging", MaxBytes: 4 << 30, MaxEntries: 50000, MaxDepth: 32, MaxRatio: 200,

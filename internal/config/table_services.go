@@ -40,6 +40,14 @@ var maintenanceKeys = []key{
 		text(func(c *Config) *string { return &c.Maintenance.HAProxyBackend }, isBackendName),
 	},
 	{
+		"maintenance.haproxy_state_file", "", "the backend's server-state-file-name, which keeps maintenance on across a reload of HAProxy; empty: none",
+		pathOr(func(c *Config) *string { return &c.Maintenance.HAProxyStateFile }, ""),
+	},
+	{
+		"maintenance.drain", "5s", "how long requests that are on their way may take once maintenance is on; at most half of maintenance.timeout",
+		duration(func(c *Config) *time.Duration { return &c.Maintenance.Drain }, 0),
+	},
+	{
 		"maintenance.probe_url", "", "address to ask whether maintenance is really on or off; empty: no probe",
 		text(func(c *Config) *string { return &c.Maintenance.ProbeURL }, isProbeURL),
 	},
@@ -71,6 +79,10 @@ var serviceKeys = []key{
 		number(func(c *Config) *int { return &c.Staging.MaxRatio }, 1, 1<<30),
 	},
 	{
+		"staging.keep", "0", "how many finished tasks' directories, which hold no secrets, to keep for debugging",
+		number(func(c *Config) *int { return &c.Staging.Keep }, 0, 1<<20),
+	},
+	{
 		"http.listen", "127.0.0.1:9471", "address of /healthz, /readyz and /metrics; off: none",
 		listen(func(c *Config) *string { return &c.HTTP.Listen }),
 	},
@@ -91,7 +103,7 @@ var serviceKeys = []key{
 		choice(func(c *Config) *string { return &c.Notify.TLS }, "auto", "starttls", "implicit", "none"),
 	},
 	{
-		"notify.ca_file", "", "file of CA certificates for the mail server; empty: the system's",
+		"notify.ca_file", "", "file of CA certificates to trust beside the system's",
 		pathOr(func(c *Config) *string { return &c.Notify.CAFile }, ""),
 	},
 	{
