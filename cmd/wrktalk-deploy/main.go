@@ -23,6 +23,7 @@ import (
 
 // Exit codes. 0 is a Result that was reported, whatever it says.
 const (
+	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2
 )
@@ -36,6 +37,9 @@ type deployer interface {
 
 func main() {
 	scrub()
+	if len(os.Args) == 2 && os.Args[1] == "check" {
+		os.Exit(check())
+	}
 	if len(os.Args) > 1 {
 		fmt.Fprintln(os.Stderr, "wrktalk-deploy: takes no arguments: wrktalk-agent starts it")
 		os.Exit(exitUsage)
@@ -54,6 +58,18 @@ func main() {
 		fmt.Fprintln(os.Stderr, "wrktalk-deploy:", err)
 		os.Exit(exitFailed)
 	}
+}
+
+// check is for wrktalk-agent's command of that name: it says whether the Docker
+// engine answers.
+func check() int {
+	text, err := compose.Check(context.Background())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
+	fmt.Println(text)
+	return exitDone
 }
 
 // scrub removes from the environment what no library may act on: the agent's
