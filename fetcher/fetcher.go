@@ -33,7 +33,9 @@ type Options struct {
 	// Kept reports whether the payload of a release is still at hand where it is
 	// deployed to; nil means that it is never needed.
 	Kept func(version, sha256 string) bool
-	Log  *slog.Logger
+	// Timeline copies what happens to the database; it may be nil.
+	Timeline *taskdb.Timeline
+	Log      *slog.Logger
 }
 
 // Fetcher claims and stages one task at a time.
@@ -165,6 +167,7 @@ func (f *Fetcher) resume(ctx, work context.Context) error {
 			return err
 		default:
 			f.Log.Info("staging anew what a predecessor was killed over", "task", d.Task().Name)
+			d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
 			f.stage(work, d, *m)
 		}
 	}
@@ -223,6 +226,7 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 		if claim.Task == nil {
 			return f.wait(claim), nil
 		}
+		d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
 		f.event(d, task.PhaseClaimed, claimText(claim.Task))
 		f.stage(work, d, m)
 		if ctx.Err() != nil {

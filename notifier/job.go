@@ -146,6 +146,9 @@ func (n *Notifier) load(j *job) bool {
 	if err == nil {
 		o.LogTail = o.LogTail[max(0, len(o.LogTail)-maxLogLines):]
 		j.outcome = o
+		if n.opts.Timeline != nil {
+			j.task.Mirror(n.opts.Timeline(o.TaskID, o.Token))
+		}
 		return true
 	}
 	if root, rerr := j.task.Root(); rerr == nil {

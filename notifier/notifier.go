@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
 // Book is where settings and recipients are looked up, each time anew.
@@ -43,6 +44,8 @@ type Options struct {
 	Rescan    time.Duration // between looks without a hint; 0 is 30 seconds
 	Keep      int           // how many settled tasks stay for debugging; 0 is none
 	Log       *slog.Logger  // nil is slog.Default; it carries the component key
+	// Timeline returns what is also given the events of a claim; nil is nothing.
+	Timeline func(task.ID, task.Token) func(task.Event)
 }
 
 const (

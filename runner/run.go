@@ -40,6 +40,7 @@ func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
 			"task", t.Name, "error", err)
 		return t.Quarantine(err.Error())
 	}
+	t.Mirror(r.Timeline.For(m.TaskID, m.Token))
 	beat := r.startHeartbeat(m)
 	defer beat.stop()
 

@@ -54,6 +54,8 @@ type Options struct {
 	MaintenanceRequired bool          // a page that cannot be put up fails the task
 	MaintenanceTimeout  time.Duration // of putting it up or taking it down
 
+	Timeline *taskdb.Timeline // copies what happens to the database; may be nil
+
 	Log *slog.Logger
 }
 

@@ -56,6 +56,7 @@ func origin(cfg *config.Config) notifier.Origin {
 func notifierOptions(c *component) notifier.Options {
 	return notifier.Options{
 		Transport: transport(c.cfg), Origin: origin(c.cfg),
-		MaxAge: c.cfg.Notify.MaxAge, Rescan: c.cfg.Agent.PollInterval, Keep: c.cfg.Staging.Keep, Log: c.log,
+		MaxAge: c.cfg.Notify.MaxAge, Rescan: c.cfg.Agent.PollInterval, Keep: c.cfg.Staging.Keep,
+		Timeline: c.timeline.For, Log: c.log,
 	}
 }

@@ -45,6 +45,8 @@ type component struct {
 	db   *taskdb.DB
 	dir  *staging.Dir
 	sig  runner.Signals
+	// timeline copies what happens to tasks into the agent's own schema.
+	timeline *taskdb.Timeline
 }
 
 // startComponent prepares the component a.command names and returns what it
@@ -91,6 +93,8 @@ func (a *app) startComponent(args []string, role staging.Role) (*component, func
 		return fail(usageError{err})
 	}
 	cleanup = append(cleanup, c.db.Close)
+	c.timeline = c.db.NewTimeline(c.log)
+	cleanup = append(cleanup, func() { c.timeline.Close(time.Second) })
 	if c.dir, err = staging.Open(c.cfg.Staging.Dir, role); err != nil {
 		return fail(err)
 	}
@@ -157,7 +161,7 @@ func runFetcher(a *app, args []string) error {
 			Bytes: c.cfg.Staging.MaxBytes, Entries: c.cfg.Staging.MaxEntries,
 			Depth: c.cfg.Staging.MaxDepth, Ratio: c.cfg.Staging.MaxRatio,
 		},
-		Log: c.log,
+		Timeline: c.timeline, Log: c.log,
 	}
 	if c.cfg.Agent.DeploymentType == task.DeploymentDocker {
 		releases := filepath.Join(c.cfg.Compose.WorkingDir, deployment.ReleasesDir)
@@ -192,7 +196,7 @@ func runRunner(a *app, args []string) error {
 		Timeout: c.cfg.Compose.Timeout, RestoreTimeout: c.cfg.Compose.RestoreTimeout,
 		Maintenance: page, HasPage: c.cfg.Maintenance.ModeHandler != maintenance.HandlerNone,
 		MaintenanceRequired: c.cfg.Maintenance.Required, MaintenanceTimeout: 4 * c.cfg.Maintenance.Timeout,
-		Log: c.log,
+		Timeline: c.timeline, Log: c.log,
 	}
 	switch c.cfg.Agent.DeploymentType {
 	case task.DeploymentDocker:

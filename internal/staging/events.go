@@ -15,10 +15,17 @@ import (
 // its line stays below it.
 const maxEventLine = 64 << 10
 
+// Mirror has every event that is appended through t from now on also given to
+// f, which must not block.
+func (t *Task) Mirror(f func(task.Event)) { t.mirror = f }
+
 // Append adds an event to the task's timeline. The timeline is for people: it
 // is not synced, and a line that a crash cut short is passed over by Events.
 func (t *Task) Append(e task.Event) error {
 	e.Text = task.SafeText(e.Text, task.MaxMessage)
+	if t.mirror != nil {
+		t.mirror(e)
+	}
 	line, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)

@@ -20,6 +20,8 @@ type Task struct {
 	dir   *Dir
 	Name  string
 	State State
+
+	mirror func(task.Event)
 }
 
 // Path returns the absolute path of the task's directory or, with names, of
