@@ -229,7 +229,9 @@ func TestKilledInEveryPhase(t *testing.T) {
 				}
 				if role == "supervisor" {
 					<-w.ended
+					w.t = outer // it outlives this step
 					w.run()
+					w.t = t
 				}
 				r := w.await(task)
 				switch {

@@ -70,7 +70,7 @@ var protected struct {
 
 // world is one customer's machine.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	db      *testenv.DB
 	smtp    *testenv.SMTP
 	dir     string
@@ -85,7 +85,7 @@ type world struct {
 
 // newWorld returns a machine with an empty v4.2 database that asks for a
 // password, two active administrators and one that is not, and a mail server.
-func newWorld(t *testing.T, settings ...string) *world {
+func newWorld(t testing.TB, settings ...string) *world {
 	t.Helper()
 	testenv.Docker(t)
 	protected.once.Do(func() {
@@ -137,7 +137,13 @@ func (w *world) sql(format string, args ...any) string {
 // ends, and must then leave no process behind.
 func (w *world) run(settings ...string) {
 	w.t.Helper()
-	cmd := exec.Command(filepath.Join(programs(w.t), "wrktalk-agent"), "run")
+	w.runProgram(filepath.Join(programs(w.t), "wrktalk-agent"), settings...)
+}
+
+// runProgram does the same with another build of the agent.
+func (w *world) runProgram(program string, settings ...string) {
+	w.t.Helper()
+	cmd := exec.Command(program, "run")
 	cmd.Env = append(slices.Clone(w.env), settings...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	w.log = &bytes.Buffer{}
