@@ -30,6 +30,9 @@ type Options struct {
 	Heartbeat time.Duration // between two signs of life while staging
 	Owner     string        // names this agent to operators
 	Limits    unpack.Limits
+	// MaxOverdue is how late a task may be claimed before it is refused; 0 is any
+	// time.
+	MaxOverdue time.Duration
 	// Kept reports whether the payload of a release is still at hand where it is
 	// deployed to; nil means that it is never needed.
 	Kept func(version, sha256 string) bool
@@ -254,7 +257,7 @@ func manifestOf(t taskdb.Task) staging.Manifest {
 	return staging.Manifest{
 		TaskID: t.ID, Kind: t.Kind, Token: t.Token, TakenOver: t.TakenOver,
 		Release: staging.Release{ArtifactID: t.ArtifactID},
-		DueAt:   t.ExecuteAfter, ClaimedAt: time.Now().UTC(),
+		DueAt:   t.ExecuteAfter, ClaimedAt: time.Now().UTC(), Late: t.Late,
 	}
 }
 

@@ -122,6 +122,11 @@ func (f *Fetcher) fill(ctx context.Context, d *staging.Draft, m *staging.Manifes
 	if a.ChartType != f.Target.Deployment.ChartType() {
 		return refuse("release artifact %s (%s) has chart type %q, but this agent deploys %q", a.Version, a.ID, a.ChartType, f.Target.Deployment.ChartType())
 	}
+	// What was taken over may be half applied: it is never too late for that.
+	if f.MaxOverdue > 0 && m.Late > f.MaxOverdue && !m.TakenOver {
+		return refuse("the task was due at %s and no agent took it until %s later, which is more than agent.max_overdue (%s): ask for it again if it is still wanted",
+			m.DueAt.UTC().Format("2006-01-02 15:04:05 MST"), m.Late.Round(time.Second), f.MaxOverdue)
+	}
 	f.event(d, task.PhaseStaging, fmt.Sprintf("staging %s %s, %d bytes", a.ChartType, a.Version, a.Size))
 	files, err := f.unpack(ctx, d.Root(), staging.PayloadDir, a)
 	if err != nil {

@@ -76,6 +76,10 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 	defer release()
 	interrupt, grace := sig.Interrupt.Done(), graceOver.Done()
 	fenced, kill := beat.fenced, sig.Kill.Done()
+	cancelled := beat.wish.made
+	if job.Action == deployment.ActionRecover {
+		cancelled = nil // it restores already
+	}
 	for open := true; open; {
 		select {
 		case m, ok := <-p.messages:
@@ -90,12 +94,19 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 			case m.Result != nil:
 				res = m.Result
 			}
+		case <-cancelled:
+			cancelled, interrupt, grace = nil, nil, nil
+			r.event(t, task.PhaseRestoring, beat.wish.error()+": giving the deployment up")
+			p.interrupt()
+			deadline.Reset(job.RestoreTimeout + margin)
 		case <-interrupt:
+			cancelled = nil
 			interrupt, grace = nil, nil
 			r.event(t, task.PhaseRestoring, "the agent is stopping: giving the deployment up")
 			p.interrupt()
 			deadline.Reset(job.RestoreTimeout + margin)
 		case <-grace:
+			cancelled = nil
 			interrupt, grace = nil, nil
 			r.event(t, task.PhaseRestoring, fmt.Sprintf("the agent is stopping and %s have passed: giving the deployment up", r.ShutdownGrace))
 			p.interrupt()

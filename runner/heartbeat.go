@@ -13,6 +13,7 @@ import (
 // it runs.
 type heartbeat struct {
 	fenced chan struct{} // closed when the claim turns out to be lost
+	wish   *wish         // to have the task cancelled
 	cancel context.CancelFunc
 	done   chan struct{}
 }

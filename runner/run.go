@@ -43,6 +43,10 @@ func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
 	t.Mirror(r.Timeline.For(m.TaskID, m.Token))
 	beat := r.startHeartbeat(m)
 	defer beat.stop()
+	if beat.wish, err = r.awaitWish(t, m); err != nil {
+		return err
+	}
+	defer beat.wish.stop()
 
 	o, err := t.Outcome()
 	switch {
@@ -88,16 +92,20 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	}); err != nil {
 		return o, err
 	}
-	if err := t.Verify(m); err != nil {
-		return fail("The task was refused; nothing was changed",
-			fmt.Sprintf("the staging directory was changed after staging: %v", err))
-	}
 	run, err := t.Run()
 	if err != nil {
 		return o, err
 	}
+	cancelled := beat.wish.look(beginBy, true)
+	if cancelled && run.Attempts == 0 && !m.TakenOver {
+		return fail("The task was cancelled before it began; nothing was changed", beat.wish.error())
+	}
+	if err := t.Verify(m); err != nil {
+		return fail("The task was refused; nothing was changed",
+			fmt.Sprintf("the staging directory was changed after staging: %v", err))
+	}
 	job := r.job(t, m)
-	if run.Attempts >= r.MaxAttempts {
+	if run.Attempts >= r.MaxAttempts || cancelled {
 		job.Action = deployment.ActionRecover
 	}
 	run.Attempts++
@@ -119,7 +127,11 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	if res.Touched || res.Succeeded {
 		o.Serving = res.Serving
 	}
-	if job.Action == deployment.ActionRecover && !o.Succeeded {
+	switch {
+	case o.Succeeded: // a wish that came too late
+	case beat.wish.error() != "":
+		o.Error = beat.wish.error() + ": " + o.Error
+	case job.Action == deployment.ActionRecover:
 		o.Error = fmt.Sprintf("gave up after %d attempts, each ended by a stop of the agent: %s", r.MaxAttempts, o.Error)
 	}
 	return o, nil

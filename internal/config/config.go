@@ -62,6 +62,7 @@ type Agent struct {
 	Lease             time.Duration // at least twice HeartbeatInterval
 	ShutdownGrace     time.Duration // may be zero: interrupt at once
 	MaxAttempts       int
+	MaxOverdue        time.Duration // 0 is no limit
 }
 
 // DB is the [db] section. Where db.url was given, its parts are filled in here.

@@ -87,6 +87,10 @@ var agentKeys = []key{
 		"agent.max_attempts", "3", "how often a task is started before it is failed, when agents die in the middle of it",
 		number(func(c *Config) *int { return &c.Agent.MaxAttempts }, 1, 100),
 	},
+	{
+		"agent.max_overdue", "0s", "how long after its execute_after a task may still begin; one that is picked up later fails instead; 0: no limit",
+		duration(func(c *Config) *time.Duration { return &c.Agent.MaxOverdue }, 0),
+	},
 }
 
 var dbKeys = []key{

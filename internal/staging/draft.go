@@ -135,7 +135,8 @@ func (d *Draft) Discard() error {
 func (d *Draft) Drop(name string) error { return shred.Tree(d.root, name) }
 
 // Clear shreds what has been staged so far, so that staging can begin anew or
-// the draft become a refusal. The claim and the timeline stay.
+// the draft become a refusal. The claim, the timeline and an operator's wish
+// stay.
 func (d *Draft) Clear() error {
 	f, err := d.root.Open(".")
 	if err != nil {
@@ -148,7 +149,7 @@ func (d *Draft) Clear() error {
 	}
 	var errs []error
 	for _, name := range names {
-		if name != EventsFile && name != ManifestFile {
+		if name != EventsFile && name != ManifestFile && name != CancelFile {
 			errs = append(errs, shred.Tree(d.root, name))
 		}
 	}

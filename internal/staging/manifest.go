@@ -33,6 +33,7 @@ const (
 	RunFile      = "run.json"
 	OutcomeFile  = "outcome.json"
 	ReasonFile   = "reason.txt" // in quarantine: why
+	CancelFile   = "cancel"     // an operator wants it cancelled: why
 )
 
 // secrets are the entries of a task's directory that leave the disk as soon as
@@ -87,6 +88,8 @@ type Manifest struct {
 	// Refusal is why the task cannot be carried out, found before anything was
 	// staged. Such a directory has no payload; the runner records the failure.
 	Refusal string `json:"refusal,omitempty"`
+	// Late is how long after DueAt the task was claimed, by the database's clock.
+	Late time.Duration `json:"late_ns,omitempty"`
 	// TakenOver tells that the claim was taken from another one whose lease had
 	// run out, so that the release may be half applied.
 	TakenOver bool `json:"taken_over,omitempty"`

@@ -18,8 +18,9 @@ type Task struct {
 	ArtifactID   string    // "" when the row names none
 	Version      string    // the artifact's release version, "" without one
 	Token        task.Token
-	ExecuteAfter time.Time // zero when the row holds no instant
-	CreatedAt    time.Time // zero when not known
+	ExecuteAfter time.Time     // zero when the row holds no instant
+	Late         time.Duration // from ExecuteAfter to the claim; set by the claim
+	CreatedAt    time.Time     // zero when not known
 
 	// TakenOver is true when another claim's lease had expired; FormerToken is
 	// that claim's, "" when the row had none.
@@ -233,6 +234,7 @@ func (db *DB) candidates(ctx context.Context, tx pgx.Tx, target Target, lease ti
 // conditions are checked again under its lock.
 func take(ctx context.Context, tx pgx.Tx, c *candidate, lease time.Duration) (bool, error) {
 	former := c.Token
+	var late *float64
 	err := tx.QueryRow(ctx, `
 		with free as (
 			select id from agent_task
@@ -245,13 +247,17 @@ func take(ctx context.Context, tx pgx.Tx, c *candidate, lease time.Duration) (bo
 		), stamp as materialized (select clock_timestamp() as now)
 		update agent_task t set status = 'inProgress', picked_up_at = s.now, last_heartbeat = s.now, updated_at = s.now
 		from free f, stamp s where t.id = f.id
-		returning t.picked_up_at::text`,
-		string(c.ID), c.stale, string(former), lease.Seconds()).Scan(&c.Token)
+		returning t.picked_up_at::text, case when isfinite(t.execute_after)
+			then extract(epoch from s.now - t.execute_after)::float8 end`,
+		string(c.ID), c.stale, string(former), lease.Seconds()).Scan(&c.Token, &late)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
+	}
+	if d := seconds(late); d != nil {
+		c.Late = max(0, *d)
 	}
 	if c.stale {
 		c.TakenOver, c.FormerToken = true, former

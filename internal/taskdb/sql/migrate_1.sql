@@ -44,6 +44,15 @@ create table if not exists wrktalk_agent.outbox (
 );
 create index if not exists outbox_task on wrktalk_agent.outbox (task);
 
+-- What operators want cancelled; the runner of that claim asks for it.
+create table if not exists wrktalk_agent.cancellation (
+    task   text not null,
+    token  text not null,
+    reason text not null,
+    at     timestamptz not null default clock_timestamp(),
+    primary key (task, token)
+);
+
 -- A hint for waiting agents. Nothing that goes wrong here may fail the
 -- backend's own statement.
 create or replace function wrktalk_agent.notify_task() returns trigger
