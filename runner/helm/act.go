@@ -1,0 +1,298 @@
+package helm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"time"
+
+	"helm.sh/helm/v3/pkg/action"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/kube"
+	"helm.sh/helm/v3/pkg/release"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/resource"
+
+	"github.com/wrktalk/wrktalk-agent/internal/fault"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+)
+
+// operation carries out one order inside the child.
+type operation struct {
+	order   order
+	cluster *cluster
+	client  *client
+	out     io.Writer
+	line    *line
+}
+
+// configuration is Helm's view of the cluster. New revisions get labels.
+func (op *operation) configuration(labels map[string]string) *action.Configuration {
+	store := *op.cluster.releases
+	store.Driver = &stamping{
+		Driver: store.Driver, labels: labels,
+		before: func() error {
+			op.client.touch()
+			return fault.Point("helm.record")
+		},
+		created: func(revision int) {
+			op.line.say(word{Created: revision})
+			_ = fault.Point(fmt.Sprintf("helm.recorded:%d", revision)) // only kills make sense here
+		},
+	}
+	return &action.Configuration{
+		RESTClientGetter: op.cluster.getter,
+		KubeClient:       op.client,
+		Releases:         &store,
+		Log:              op.cluster.log,
+		HookOutputFunc:   func(_, _, _ string) io.Writer { return op.out },
+	}
+}
+
+func (op *operation) run(ctx context.Context) error {
+	switch op.order.Op {
+	case opUpgrade:
+		return op.upgrade(ctx)
+	case opRollback:
+		return op.rollback(ctx)
+	case opUninstall:
+		return op.uninstall()
+	case opWait:
+		return op.wait()
+	}
+	return fmt.Errorf("unknown order %q", op.order.Op)
+}
+
+// upgrade brings the job's release up, as `helm upgrade --install --wait
+// --create-namespace` does. Until leave is given it changes nothing.
+func (op *operation) upgrade(ctx context.Context) error {
+	job, h := op.order.Job, op.order.Job.Helm
+	values, err := readValues(job.Release.ValuesFile)
+	if err != nil {
+		return err
+	}
+	ch, err := loadChart(job.Release.PayloadDir)
+	if err != nil {
+		return err
+	}
+	if ch.Metadata.Deprecated {
+		op.cluster.log("WARNING: chart %s is deprecated", ch.Name())
+	}
+	past, err := op.cluster.readHistory(h.Release)
+	if err != nil {
+		return err
+	}
+	current, err := op.currentResources(past)
+	if err != nil {
+		return err
+	}
+	newNamespace, err := op.cluster.namespaceMissing(ctx)
+	if err != nil {
+		return err
+	}
+	options := chartutil.ReleaseOptions{Name: h.Release, Namespace: h.Namespace, Revision: 1, IsInstall: true}
+	if last := past.last(); last != nil {
+		options.Revision, options.IsInstall, options.IsUpgrade = last.Version+1, false, true
+	}
+	r, err := op.cluster.render(ch, values, options)
+	if err != nil {
+		return err
+	}
+	op.line.say(word{Secrets: secretsOfRelease(r.release)})
+	if err := op.cluster.build(op.client, r, true); err != nil {
+		return err
+	}
+	labels := releaseLabels(job.Release)
+	maps.Copy(labels, taskLabels(job, op.order.Action))
+	r.release.Labels = labels
+	if err := checkRecord(r.release); err != nil {
+		return err
+	}
+	if err := op.cluster.checkRights(ctx, rightsFor(r, current, h.Namespace, newNamespace)); err != nil {
+		return err
+	}
+	if err := checkOwners(r, current); err != nil {
+		return err
+	}
+	// Rendering changed the chart and the values; the real run starts anew.
+	if ch, err = loadChart(job.Release.PayloadDir); err != nil {
+		return err
+	}
+	if values, err = readValues(job.Release.ValuesFile); err != nil {
+		return err
+	}
+	leave, err := op.line.ask()
+	if err != nil {
+		return err
+	}
+	op.client.say(task.PhaseApplying, fmt.Sprintf("applying chart %s-%s", ch.Name(), ch.Metadata.Version))
+	rel, err := op.apply(ch, values, labels, leave.Install, newNamespace)
+	if err != nil {
+		return err
+	}
+	op.notes(rel)
+	return nil
+}
+
+// apply is the part of an upgrade that changes the cluster.
+func (op *operation) apply(ch *chart.Chart, values map[string]any, labels map[string]string, install, newNamespace bool) (*release.Release, error) {
+	job, cfg := op.order.Job, op.configuration(labels)
+	timeout := time.Until(op.order.Until)
+	if install {
+		i := action.NewInstall(cfg)
+		i.ReleaseName, i.Namespace = job.Helm.Release, job.Helm.Namespace
+		i.CreateNamespace = newNamespace
+		i.Replace = true // after `helm uninstall --keep-history`
+		i.Wait, i.Timeout = true, timeout
+		i.Description = "Install complete: release " + job.Release.Version
+		return i.Run(ch, values)
+	}
+	u := action.NewUpgrade(cfg)
+	u.Install, u.Namespace = true, job.Helm.Namespace
+	u.Wait, u.Timeout = true, timeout
+	u.ResetValues = true
+	u.MaxHistory = job.Helm.HistoryMax
+	u.Description = "Upgrade complete: release " + job.Release.Version
+	return u.Run(job.Helm.Release, ch, values)
+}
+
+// notes prints what the chart has to say to people.
+func (op *operation) notes(rel *release.Release) {
+	if rel != nil && rel.Info != nil && strings.TrimSpace(rel.Info.Notes) != "" {
+		_, _ = fmt.Fprintf(op.out, "NOTES:\n%s\n", strings.TrimSpace(rel.Info.Notes))
+	}
+}
+
+// currentResources returns the objects of the revision that serves. Kinds that
+// are gone from the API are left out: nothing can be done to them.
+func (op *operation) currentResources(past history) (kube.ResourceList, error) {
+	rel := past.serving()
+	if rel == nil {
+		rel = past.last()
+	}
+	if rel == nil {
+		return nil, nil
+	}
+	var list kube.ResourceList
+	for _, doc := range sortedDocs(rel.Manifest) {
+		found, err := op.client.Build(bytes.NewBufferString(doc), false)
+		if err != nil {
+			op.cluster.log("an object of revision %d is passed over: %v", rel.Version, err)
+			continue
+		}
+		list = append(list, found...)
+	}
+	return list, nil
+}
+
+// rollback goes back to a revision, as `helm rollback --wait` does.
+func (op *operation) rollback(ctx context.Context) error {
+	h := op.order.Job.Helm
+	labels := taskLabels(op.order.Job, op.order.Action)
+	if op.order.Ask {
+		past, err := op.cluster.readHistory(h.Release)
+		if err != nil {
+			return err
+		}
+		target := past.newest(func(rel *release.Release) bool { return rel.Version == op.order.Revision })
+		if target == nil {
+			return fmt.Errorf("revision %d of release %s is gone", op.order.Revision, h.Release)
+		}
+		current, err := op.currentResources(past)
+		if err != nil {
+			return err
+		}
+		r := &rendered{release: target}
+		if err := op.cluster.build(op.client, r, false); err != nil {
+			return err
+		}
+		if err := op.cluster.checkRights(ctx, rightsFor(r, current, h.Namespace, false)); err != nil {
+			return err
+		}
+		if _, err := op.line.ask(); err != nil {
+			return err
+		}
+		op.client.say(task.PhaseApplying, fmt.Sprintf("rolling back to revision %d", op.order.Revision))
+	}
+	b := action.NewRollback(op.configuration(labels))
+	b.Version = op.order.Revision
+	b.Wait, b.Timeout = true, time.Until(op.order.Until)
+	b.MaxHistory = h.HistoryMax
+	return b.Run(h.Release)
+}
+
+// wait waits until the newest revision's objects are ready.
+func (op *operation) wait() error {
+	past, err := op.cluster.readHistory(op.order.Job.Helm.Release)
+	if err != nil {
+		return err
+	}
+	if past.last() == nil {
+		return errors.New("the release is gone")
+	}
+	list, err := op.client.Build(bytes.NewBufferString(past.last().Manifest), false)
+	if err != nil {
+		return err
+	}
+	return op.client.Wait(list, time.Until(op.order.Until))
+}
+
+// uninstall removes a first installation that failed, its hooks too.
+func (op *operation) uninstall() error {
+	cfg := op.configuration(nil)
+	name := op.order.Job.Helm.Release
+	past, err := op.cluster.readHistory(name)
+	if err != nil || len(past) == 0 {
+		return err
+	}
+	u := action.NewUninstall(cfg)
+	u.Timeout = time.Until(op.order.Until)
+	u.Wait = true
+	if _, err := u.Run(name); err != nil {
+		// A hook that cannot run must not keep the rest in place.
+		op.cluster.log("uninstalling with hooks failed: %v; trying without", err)
+		u.DisableHooks = true
+		if left, herr := op.cluster.readHistory(name); herr == nil && len(left) > 0 {
+			if _, err = u.Run(name); err != nil {
+				return err
+			}
+		}
+	}
+	for _, rel := range past {
+		if err := op.deleteHooks(rel); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteHooks deletes what the hooks of rel made. Helm leaves it: it serves to
+// look into a failure, which has been explained by now.
+func (op *operation) deleteHooks(rel *release.Release) error {
+	policy := metav1.DeletePropagationBackground
+	for _, h := range rel.Hooks {
+		if h.LastRun.StartedAt.IsZero() || h.Kind == "CustomResourceDefinition" {
+			continue
+		}
+		list, err := op.client.Build(bytes.NewBufferString(h.Manifest), false)
+		if err != nil {
+			return fmt.Errorf("remove hook %s: %s", h.Path, oneLine(err.Error()))
+		}
+		for _, info := range list {
+			if notes, err := accessor.Annotations(info.Object); err == nil && notes[kube.ResourcePolicyAnno] == kube.KeepPolicy {
+				continue
+			}
+			_, err := resource.NewHelper(info.Client, info.Mapping).DeleteWithOptions(info.Namespace, info.Name, &metav1.DeleteOptions{PropagationPolicy: &policy})
+			if err != nil && !apierrors.IsNotFound(err) {
+				return fmt.Errorf("remove hook %s: %s", describe(info), oneLine(err.Error()))
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,187 @@
+package helm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"helm.sh/helm/v3/pkg/kube"
+	"helm.sh/helm/v3/pkg/storage"
+	"helm.sh/helm/v3/pkg/storage/driver"
+	authnv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/klog/v2"
+
+	"github.com/wrktalk/wrktalk-agent/internal/version"
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+// requestTimeout bounds each request of the parent, which only reads and
+// records. The child's requests end with the child.
+const requestTimeout = 30 * time.Second
+
+// A preflight asks about every right it needs; client-go's five requests per
+// second would make that take long.
+const (
+	requestsPerSecond = 50
+	requestBurst      = 100
+)
+
+func init() { kube.ManagedFieldsManager = "wrktalk-deploy" }
+
+// cluster is the Kubernetes API and Helm's view of it, for one namespace.
+type cluster struct {
+	namespace string
+	config    *rest.Config
+	client    kubernetes.Interface
+	getter    *getter
+	releases  *storage.Storage
+	log       func(string, ...any)
+}
+
+// connect prepares the clients; it asks the API nothing yet. Warnings of the
+// server and of client-go go to out. A timeout of 0 bounds no request.
+func connect(h *deployment.Helm, timeout time.Duration, out io.Writer) (*cluster, error) {
+	config, err := restConfig(h)
+	if err != nil {
+		return nil, err
+	}
+	config.Timeout = timeout
+	config.QPS, config.Burst = requestsPerSecond, requestBurst
+	config.UserAgent = "wrktalk-deploy/" + version.Get().Version
+	config.WarningHandler = rest.NewWarningWriter(out, rest.WarningWriterOptions{Deduplicate: true})
+	klog.LogToStderr(false)
+	klog.SetOutput(out)
+
+	c := &cluster{namespace: h.Namespace, config: config, log: func(format string, args ...any) {
+		_, _ = fmt.Fprintf(out, strings.TrimRight(format, "\n")+"\n", args...) // a log that cannot be written stops nothing
+	}}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the kubernetes client: %w", err)
+	}
+	disco, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the kubernetes client: %w", err)
+	}
+	c.client = client
+	c.getter = &getter{config: config, namespace: h.Namespace, discovery: memory.NewMemCacheClient(disco)}
+	secrets := driver.NewSecrets(client.CoreV1().Secrets(h.Namespace))
+	secrets.Log = c.log
+	c.releases = storage.Init(secrets)
+	c.releases.Log = c.log
+	return c, nil
+}
+
+// The files of a service account, as Kubernetes mounts them.
+const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
+// restConfig finds the API: the kubeconfig that is configured, else the service
+// account of the pod we run in, else ~/.kube/config. The environment variable
+// KUBECONFIG has no say: what is deployed to must not depend on who started the
+// agent.
+func restConfig(h *deployment.Helm) (*rest.Config, error) {
+	path := h.Kubeconfig
+	if path == "" && h.Context == "" && inCluster() {
+		config, err := rest.InClusterConfig()
+		if err != nil {
+			return nil, fmt.Errorf("use the pod's service account: %w", err)
+		}
+		return config, nil
+	}
+	if path == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil, errors.New("find the kubernetes API: this is no pod, kube.kubeconfig is not set and there is no home directory: set kube.kubeconfig")
+		}
+		path = filepath.Join(home, clientcmd.RecommendedHomeDir, clientcmd.RecommendedFileName)
+	}
+	if _, err := os.Stat(path); err != nil {
+		hint := "check kube.kubeconfig"
+		if h.Kubeconfig == "" {
+			hint = "set kube.kubeconfig, or run in a pod with a service account"
+		}
+		return nil, fmt.Errorf("find the kubernetes API: %w: %s", err, hint)
+	}
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: path},
+		&clientcmd.ConfigOverrides{CurrentContext: h.Context}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %s", path, oneLine(err.Error()))
+	}
+	return config, nil
+}
+
+func inCluster() bool {
+	_, err := os.Stat(serviceAccountToken)
+	return err == nil && os.Getenv("KUBERNETES_SERVICE_HOST") != ""
+}
+
+// reachable returns nil when the API answers and takes our credentials.
+func (c *cluster) reachable(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err := c.client.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("the kubernetes API at %s does not accept the agent's credentials: renew the kubeconfig or the service account's token", c.config.Host)
+	default:
+		return fmt.Errorf("the kubernetes API at %s does not answer: %s", c.config.Host, oneLine(err.Error()))
+	}
+}
+
+// whoami returns what the API calls us, as the subject of a sentence.
+func (c *cluster) whoami(ctx context.Context) string {
+	review, err := c.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authnv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil || review.Status.UserInfo.Username == "" {
+		return "the agent"
+	}
+	return "the agent's user " + review.Status.UserInfo.Username
+}
+
+// getter gives Helm and kubectl's libraries our one configuration. Their usual
+// one reads KUBECONFIG and keeps a cache in the home directory.
+type getter struct {
+	config    *rest.Config
+	namespace string
+	discovery discovery.CachedDiscoveryInterface
+
+	once   sync.Once
+	mapper meta.RESTMapper
+}
+
+func (g *getter) ToRESTConfig() (*rest.Config, error) { return rest.CopyConfig(g.config), nil }
+
+func (g *getter) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
+	return g.discovery, nil
+}
+
+func (g *getter) ToRESTMapper() (meta.RESTMapper, error) {
+	g.once.Do(func() { g.mapper = restmapper.NewDeferredDiscoveryRESTMapper(g.discovery) })
+	return g.mapper, nil
+}
+
+func (g *getter) ToRawKubeConfigLoader() clientcmd.ClientConfig {
+	return clientcmd.NewDefaultClientConfig(clientcmdapi.Config{},
+		&clientcmd.ConfigOverrides{Context: clientcmdapi.Context{Namespace: g.namespace}})
+}
+
+// oneLine joins the lines of s, so that it fits a sentence.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

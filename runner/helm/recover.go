@@ -1,0 +1,55 @@
+package helm
+
+import (
+	"context"
+	"fmt"
+
+	"helm.sh/helm/v3/pkg/release"
+
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+// recover follows a process that died on the same job. It observes first: a
+// release that is recorded as deployed only has to be up; anything half-way
+// gives way to what served before.
+func (r *run) recover(ctx context.Context) deployment.Result {
+	rctx, cancel := r.restoreContext(ctx)
+	defer cancel()
+	rel := r.job.Release
+	what := fmt.Sprintf("the deployment of release %s died half-way", rel.Version)
+	res := deployment.Result{
+		Error: fmt.Sprintf("the deployment process died while it brought up release %s", rel.Version),
+	}
+	now, err := r.patiently(rctx)
+	if err != nil {
+		res.Touched = true
+		return r.unknown(res, what, err)
+	}
+	last := now.last()
+	switch {
+	case applied(last, r.job, r.values):
+		return r.confirm(ctx, now)
+	case last == nil:
+		res.Message = what + " before anything was recorded; nothing serves"
+		return res
+	case !ofTask(last, r.job):
+		res.Message = what + " before anything was recorded"
+		res.Touched = true // so that Serving below is believed
+		if pending := now.pending(); len(pending) > 0 {
+			res.Error += fmt.Sprintf("; revision %d is %s, left or being worked on by somebody else", pending[0].Version, pending[0].Info.Status)
+		}
+		r.serves(&res, now.serving())
+		return res
+	case isRestore(last) && last.Info.Status == release.StatusDeployed:
+		res.Touched, res.Restored = true, true
+		res.Serving, res.HelmRevision = versionOf(last, r.job), last.Version
+		res.Message = fmt.Sprintf("%s; release %s was restored before that and serves as revision %d", what, res.Serving, last.Version)
+		return res
+	}
+	// Also when interrupted: half-way is the one state that must not stay.
+	if err := r.ask(rctx); err != nil {
+		return r.refused(err)
+	}
+	res.Touched = true
+	return r.restore(rctx, res, now, last, what)
+}
