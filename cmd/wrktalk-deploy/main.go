@@ -19,6 +19,7 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/runner/compose"
 	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/helm"
 )
 
 // Exit codes. 0 is a Result that was reported, whatever it says.
@@ -37,6 +38,9 @@ type deployer interface {
 
 func main() {
 	scrub()
+	if len(os.Args) == 2 && os.Args[1] == helm.StepArg {
+		os.Exit(helm.Step())
+	}
 	if len(os.Args) == 2 && os.Args[1] == "check" {
 		os.Exit(check())
 	}
@@ -119,7 +123,7 @@ func choose(runner *runner, job deployment.Job) deployer {
 	case job.Compose != nil:
 		return &compose.Deployer{Out: os.Stdout, Emit: runner.emit, Gate: runner.gate}
 	case job.Helm != nil:
-		return refusal("this build of wrktalk-deploy deploys Compose only, not Helm")
+		return &helm.Deployer{Out: os.Stdout, Emit: runner.emit, Gate: runner.gate}
 	default:
 		return refusal("the job names neither a Helm release nor a Compose project")
 	}

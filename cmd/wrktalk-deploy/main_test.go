@@ -223,7 +223,7 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	helm := deployment.Job{Schema: deployment.Schema, Action: deployment.ActionDeploy, Helm: &deployment.Helm{}}
-	if res, code := start(t, helm).end(); code != 0 || res == nil || res.Touched || !strings.Contains(res.Error, "Compose only") {
+	if res, code := start(t, helm).end(); code != 0 || res == nil || res.Touched || !strings.Contains(res.Error, "helm.release_name") {
 		t.Errorf("exit code %d, %+v", code, res)
 	}
 	none := exec.Command("/proc/self/exe")
