@@ -51,7 +51,7 @@ func rowToDone(b *testing.B, health time.Duration) {
 			b.Fatal(err)
 		}
 		start := time.Now()
-		cmd := exec.Command(cli, "compose", "-p", other, "--project-directory", dir, "up", "-d", "--wait", "--remove-orphans")
+		cmd := exec.Command(cli, "-p", other, "--project-directory", dir, "up", "-d", "--wait", "--remove-orphans")
 		var said bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &said, &said
 		if err := cmd.Run(); err != nil {

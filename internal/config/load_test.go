@@ -85,7 +85,7 @@ func TestDefaults(t *testing.T) {
 		Helm: Helm{ReleaseName: "wrktalk", Timeout: 10 * time.Minute, HistoryMax: 10},
 		Compose: Compose{
 			ProjectName: "wrktalk", WorkingDir: "/tmp/wrktalk", Timeout: 10 * time.Minute,
-			RestoreTimeout: 5 * time.Minute, KeepReleases: 3, Settle: 500 * time.Millisecond,
+			RestoreTimeout: 5 * time.Minute, KeepReleases: 3, Settle: 300 * time.Millisecond,
 		},
 		Maintenance: Maintenance{
 			ModeHandler: "nginx", FlagFile: "/tmp/maintenance-mode", ReloadCommand: "nginx -s reload",

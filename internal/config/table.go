@@ -197,7 +197,7 @@ var deployKeys = []key{
 		number(func(c *Config) *int { return &c.Compose.KeepReleases }, 0, 1000),
 	},
 	{
-		"compose.settle", "500ms", "how long a container without health check must run to count as up",
+		"compose.settle", "300ms", "how long a container without health check must run to count as up",
 		duration(func(c *Config) *time.Duration { return &c.Compose.Settle }, 0),
 	},
 }
