@@ -188,11 +188,16 @@ func (s *Supervisor) handOver(w *os.File, c Component) {
 // readStatus reads what the component reports, until it ends.
 func (s *Supervisor) readStatus(r *pipeReader, name string, onStatus func(lifeline.Status)) {
 	eachLine(r, 8<<10, func(line []byte, _ int) {
-		st, err := lifeline.ParseStatus(line)
-		if err != nil {
+		st, sample, err := lifeline.ParseStatus(line)
+		switch {
+		case err != nil:
 			s.log.Warn("ignore a status that cannot be read", "component", name, "error", err)
-			return
+		case sample == nil:
+			onStatus(st)
+		case s.cfg.Observe != nil:
+			if err := s.cfg.Observe(*sample); err != nil {
+				s.log.Warn("ignore a sample", "component", name, "error", err)
+			}
 		}
-		onStatus(st)
 	})
 }

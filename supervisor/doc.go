@@ -4,7 +4,7 @@
 // component is a name, arguments and an environment.
 //
 //	systemd, a container runtime, a terminal
-//	 │ SIGTERM, SIGINT          ▲ sd_notify, /healthz, /readyz, log lines
+//	 │ SIGTERM, SIGINT          ▲ sd_notify, /healthz, /readyz, /metrics, log lines
 //	 ▼                          │
 //	wrktalk-agent run ── supervisor: one oklog/run group
 //	 │  one actor per component, one for signals, one for those that follow
@@ -14,7 +14,7 @@
 //	 │    └── wrktalk-deploy       stdout  ─▶ supervisor's log
 //	 └── wrktalk-agent notifier    stderr  ─▶ supervisor's log, death report
 //	                               fd 3    ◀─ configuration, then end of file
-//	                               fd 4    ─▶ ready or not, and why
+//	                               fd 4    ─▶ ready or not, and why; samples
 //
 // # What happens when something dies
 //

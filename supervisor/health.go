@@ -42,7 +42,8 @@ type health struct {
 
 // answer serves /healthz, 200 unless a component is in a crash loop, and
 // /readyz, 200 when every component has reported ready; else both say 503. The
-// text, or JSON when the client accepts it, says which and why.
+// text, or JSON when the client accepts it, says which and why. /metrics is
+// for Prometheus.
 func (s *Supervisor) answer(w http.ResponseWriter, r *http.Request) {
 	v := s.board.view()
 	var ok bool
@@ -51,13 +52,22 @@ func (s *Supervisor) answer(w http.ResponseWriter, r *http.Request) {
 		ok = v.healthy()
 	case "/readyz":
 		ok = v.ready()
+	case "/metrics":
+		if s.cfg.Metrics == nil {
+			http.Error(w, "not found: this agent keeps no metrics", http.StatusNotFound)
+			return
+		}
 	default:
-		http.Error(w, "not found: try /healthz or /readyz", http.StatusNotFound)
+		http.Error(w, "not found: try /healthz, /readyz or /metrics", http.StatusNotFound)
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
+		return
+	}
+	if r.URL.Path == "/metrics" {
+		s.cfg.Metrics.ServeHTTP(w, r)
 		return
 	}
 	code := http.StatusOK

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/oklog/run"
 	"github.com/wrktalk/wrktalk-agent/internal/lifeline"
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"golang.org/x/sys/unix"
 )
 
@@ -64,10 +66,16 @@ type Config struct {
 
 	Backoff Backoff
 
-	// Listen is the TCP address of /healthz and /readyz, "" for none. When it
-	// cannot be had, one error line says so and the supervisor goes on:
+	// Listen is the TCP address of /healthz, /readyz and /metrics, "" for none.
+	// When it cannot be had, one error line says so and the supervisor goes on:
 	// monitoring must not stop deployments.
 	Listen string
+
+	// Metrics answers /metrics; nil means that there is no such page. Observe
+	// takes the components' samples, and may be called by several goroutines at
+	// once; what its error says is logged. It may be nil.
+	Metrics http.Handler
+	Observe func(meter.Sample) error
 
 	NotifySocket string        // the service manager's, "" for none; see lifeline.NotifySocket
 	Watchdog     time.Duration // it expects to hear from us within this time; 0 for never

@@ -7,7 +7,8 @@
 //
 //	supervisor ◀── fd 4, the status ──── component
 //	              {"ready":true} or {"ready":false,"reason":"..."},
-//	              one per line, the last one counts
+//	              one per line, the last one counts; between them
+//	              {"sample":{...}}, a number for the metrics, each one counts
 //
 // The snapshot goes through a pipe because it holds secrets: an argument shows
 // in ps, the environment in /proc and in every grandchild, a file would have to
@@ -28,6 +29,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
@@ -53,14 +55,23 @@ type Status struct {
 	Reason string `json:"reason,omitempty"` // why not; fit to show
 }
 
-// ParseStatus reads one line of a component's status.
-func ParseStatus(line []byte) (Status, error) {
-	var s Status
-	if err := json.Unmarshal(line, &s); err != nil {
-		return Status{}, fmt.Errorf("parse status line: %w", err)
+// measured is the other kind of line on StatusFD.
+type measured struct {
+	Sample *meter.Sample `json:"sample"`
+}
+
+// ParseStatus reads one line of a component's status: a sample when it holds
+// one, else a Status.
+func ParseStatus(line []byte) (Status, *meter.Sample, error) {
+	var l struct {
+		Status
+		measured
 	}
-	s.Reason = task.SafeText(s.Reason, MaxReason)
-	return s, nil
+	if err := json.Unmarshal(line, &l); err != nil {
+		return Status{}, nil, fmt.Errorf("parse status line: %w", err)
+	}
+	l.Reason = task.SafeText(l.Reason, MaxReason)
+	return l.Status, l.Sample, nil
 }
 
 // header precedes the snapshot. The magic ends in the version of the layout.

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
 // The test binary is its own component: with the argument "component" it
@@ -35,6 +38,7 @@ func component() int {
 	os.Stdout.WriteString("variable: " + os.Getenv(EnvVar) + "\n")
 	l.Ready("waiting\nfor it")
 	l.Ready("waiting\nfor it") // costs nothing
+	meter.Meter(l.Measure).PhaseEnded(task.PhaseStaging, 1500*time.Millisecond)
 	l.Ready("")
 	if !l.Supervised() {
 		return 0
@@ -89,11 +93,11 @@ func TestReceiveRefuses(t *testing.T) {
 }
 
 func TestParseStatus(t *testing.T) {
-	s, err := ParseStatus([]byte(`{"ready":false,"reason":"` + strings.Repeat("z", 2*MaxReason) + `"}`))
-	if err != nil || s.Ready || len(s.Reason) > MaxReason {
+	s, sample, err := ParseStatus([]byte(`{"ready":false,"reason":"` + strings.Repeat("z", 2*MaxReason) + `"}`))
+	if err != nil || sample != nil || s.Ready || len(s.Reason) > MaxReason {
 		t.Errorf("ParseStatus returns ready %v, %d bytes of reason, %v", s.Ready, len(s.Reason), err)
 	}
-	if _, err := ParseStatus([]byte("ready")); err == nil {
+	if _, _, err := ParseStatus([]byte("ready")); err == nil {
 		t.Error("ParseStatus accepts what is not JSON")
 	}
 }
@@ -149,6 +153,13 @@ func TestComponentSeesTheSupervisorComeAndGo(t *testing.T) {
 	expect(t, stdout, "snapshot: secret = 1")
 	expect(t, stdout, "variable: ")
 	expect(t, status, `{"ready":false,"reason":"waiting\nfor it"}`)
+	if !status.Scan() {
+		t.Fatal(status.Err())
+	}
+	_, sample, err := ParseStatus(status.Bytes())
+	if err != nil || sample == nil || sample.Measure != meter.PhaseEnded || sample.Value != 1.5 || len(sample.Labels) != 1 || sample.Labels[0] != "staging" {
+		t.Errorf("line %s is the sample %+v, %v", status.Bytes(), sample, err)
+	}
 	expect(t, status, `{"ready":true}`)
 	line.Close()
 	expect(t, stdout, "gone")

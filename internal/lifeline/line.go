@@ -12,12 +12,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"golang.org/x/sys/unix"
 )
 
 // statusPatience is how long Ready waits for a supervisor that does not read.
 const statusPatience = time.Second
+
+// samplePatience is the same for Measure: nothing may wait long for a number.
+const samplePatience = 50 * time.Millisecond
 
 // Line is a component's end of the lifeline. In a process that the supervisor
 // did not start, it is one that holds no snapshot and never ends.
@@ -143,11 +147,28 @@ func (l *Line) report(reason string) error {
 		}
 		return Notify(NotifySocket(), state)
 	}
-	line, err := json.Marshal(Status{Ready: reason == "", Reason: reason})
+	return l.write(Status{Ready: reason == "", Reason: reason}, statusPatience)
+}
+
+// Measure reports a sample for the supervisor's metrics; it is a meter.Meter.
+// Unsupervised, and when the supervisor does not read, the sample is forgotten.
+func (l *Line) Measure(s meter.Sample) {
+	if !l.Supervised() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.write(measured{&s}, samplePatience)
+}
+
+// write writes one line, which a pipe takes whole or not at all as long as it
+// is shorter than 4 KiB.
+func (l *Line) write(v any, patience time.Duration) error {
+	line, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode status: %w", err)
 	}
-	if err := l.status.SetWriteDeadline(time.Now().Add(statusPatience)); err != nil {
+	if err := l.status.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 		return fmt.Errorf("report status: %w", err)
 	}
 	if _, err := l.status.Write(append(line, '\n')); err != nil {
