@@ -55,6 +55,10 @@ type Claim struct {
 	// NextDue is how long it takes until the next pending task of this target
 	// is due, by the database's clock; 0 when none is waiting for its time.
 	NextDue time.Duration
+	// Due and Scheduled count the pending tasks of this target that nobody has
+	// taken: those that could begin now, and those that wait for their time. They
+	// are not counted beyond 200, nor when the claim was contended.
+	Due, Scheduled int
 	// Contended is true when another agent of this target was claiming at the
 	// same moment: nothing was looked at.
 	Contended bool
@@ -140,6 +144,12 @@ func (db *DB) claim(ctx context.Context, tx pgx.Tx, target Target, opts ClaimOpt
 		case !c.inProgress && c.dueIn > 0 && (claim.NextDue == 0 || c.dueIn < claim.NextDue):
 			claim.NextDue = c.dueIn
 		}
+		switch {
+		case !c.inProgress && c.dueIn > 0:
+			claim.Scheduled++
+		case !c.inProgress:
+			claim.Due++
+		}
 	}
 	if claim.Busy != nil || !opts.Claim {
 		return claim, nil
@@ -161,6 +171,9 @@ func (db *DB) claim(ctx context.Context, tx pgx.Tx, target Target, opts ClaimOpt
 			}
 		}
 		claim.Task = &c.Task
+		if !c.stale {
+			claim.Due--
+		}
 		return claim, nil
 	}
 	return claim, nil
