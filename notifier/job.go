@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
@@ -220,12 +221,14 @@ func (n *Notifier) send(ctx context.Context, o task.Outcome, l letter) (retry bo
 
 func (n *Notifier) sent(j *job, d *Delivery) {
 	d.State, d.Attempts, d.NextTry, d.LastError = StateSent, d.Attempts+1, time.Time{}, ""
+	n.opts.Meter.Mail(meter.MailSent)
 	j.log.Info("mail sent", "recipient", d.Address, "message_id", d.MessageID, "attempts", d.Attempts)
 	n.record(j, d, "mail to "+d.Address+" sent")
 }
 
 func (n *Notifier) fail(j *job, d *Delivery, err error) {
 	d.State, d.NextTry, d.LastError = StateFailed, time.Time{}, task.SafeText(err.Error(), task.MaxMessage)
+	n.opts.Meter.Mail(meter.MailFailed)
 	j.log.Error("mail not sent", "recipient", d.Address, "error", err)
 	n.record(j, d, "mail to "+d.Address+" not sent: "+d.LastError)
 }
@@ -243,6 +246,7 @@ func (n *Notifier) retry(j *job, d *Delivery, err error) {
 		limit = bookBackoffMax
 	}
 	d.Attempts++
+	n.opts.Meter.Mail(meter.MailDeferred)
 	wait := n.backoff(d.Attempts, limit)
 	d.NextTry, d.LastError = n.now().Add(wait), task.SafeText(err.Error(), task.MaxMessage)
 	j.log.Warn("mail not sent yet", "recipient", d.Address, "error", err,
@@ -264,5 +268,7 @@ func (n *Notifier) record(j *job, d *Delivery, event string) {
 	if err != nil {
 		j.log.Error("cannot record a delivery: a crash now would repeat the mail", "recipient", d.Address, "error", err)
 	}
-	j.settled = j.ledger.Settled()
+	if j.settled = j.ledger.Settled(); j.settled {
+		n.opts.Meter.PhaseEnded(task.PhaseNotifying, max(0, n.now().Sub(j.ledger.CreatedAt)))
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
@@ -43,6 +44,7 @@ type Options struct {
 	MaxAge    time.Duration // how long a mail is tried; 0 is 72 hours
 	Rescan    time.Duration // between looks without a hint; 0 is 30 seconds
 	Keep      int           // how many settled tasks stay for debugging; 0 is none
+	Meter     meter.Meter   // nil measures nothing
 	Log       *slog.Logger  // nil is slog.Default; it carries the component key
 	// Timeline returns what is also given the events of a claim; nil is nothing.
 	Timeline func(task.ID, task.Token) func(task.Event)

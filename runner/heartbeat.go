@@ -38,10 +38,12 @@ func (r *Runner) startHeartbeat(m *staging.Manifest) *heartbeat {
 			err := r.db.Heartbeat(try, m.TaskID, m.Token)
 			cancel()
 			switch {
+			case err == nil:
+				r.Meter.Heartbeat()
 			case errors.Is(err, taskdb.ErrFenced):
 				close(b.fenced)
 				return
-			case err != nil && ctx.Err() == nil:
+			case ctx.Err() == nil:
 				r.Log.Warn("heartbeat failed; the deployment goes on", "task", m.TaskID, "error", err)
 			}
 		}

@@ -41,5 +41,8 @@ func (r *Runner) record(sig Signals, t *staging.Task, o task.Outcome) error {
 	}
 	level("task "+string(o.Status()), "task", t.Name, "id", o.TaskID, "release", o.ReleaseVersion,
 		"message", o.Message, "error", o.Error, "seconds", o.Duration().Seconds())
+	// Before the directory moves on: a crash in between counts the task twice,
+	// the other way round it would not count it at all.
+	r.Meter.TaskEnded(o.Kind, o.Status())
 	return t.Finish()
 }

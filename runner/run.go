@@ -19,6 +19,7 @@ import (
 // the next runner goes on with it.
 func (r *Runner) run(sig Signals, t *staging.Task) {
 	err := r.carryOut(sig, t)
+	r.phases.Stop()
 	switch {
 	case err == nil:
 	case errors.Is(err, taskdb.ErrFenced):
@@ -92,6 +93,7 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	}); err != nil {
 		return o, err
 	}
+	r.Meter.Heartbeat()
 	run, err := t.Run()
 	if err != nil {
 		return o, err

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
@@ -56,7 +57,8 @@ type Options struct {
 
 	Timeline *taskdb.Timeline // copies what happens to the database; may be nil
 
-	Log *slog.Logger
+	Meter meter.Meter // nil measures nothing
+	Log   *slog.Logger
 }
 
 // Signals tell the runner to end, more and more urgently.
@@ -73,12 +75,13 @@ type Runner struct {
 	dir *staging.Dir
 
 	flagged *bool // the last value that maintenance_mode_enabled was given
+	phases  meter.Stopwatch
 }
 
 // New returns a runner over an open database and a staging directory that was
 // opened as its runner. Both stay the caller's.
 func New(db *taskdb.DB, dir *staging.Dir, o Options) *Runner {
-	return &Runner{Options: o, db: db, dir: dir}
+	return &Runner{Options: o, db: db, dir: dir, phases: meter.Stopwatch{Meter: o.Meter}}
 }
 
 // Run carries out tasks until sig.Stop is done and the one in flight has ended.
@@ -166,6 +169,9 @@ func (r *Runner) reflectMaintenance() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	on, _, err := r.Maintenance.State(ctx)
+	if err == nil {
+		r.Meter.Maintenance(on)
+	}
 	if err != nil || (r.flagged != nil && *r.flagged == on) {
 		return
 	}
@@ -182,6 +188,7 @@ func (r *Runner) event(t *staging.Task, phase task.Phase, text string) {
 }
 
 func (r *Runner) note(t *staging.Task, e task.Event) {
+	r.phases.Enter(e.Phase)
 	r.Log.Info(e.Text, "task", t.Name, "state", string(e.Phase))
 	if err := t.Append(e); err != nil {
 		r.Log.Warn("the timeline misses an event", "task", t.Name, "error", err)
