@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/fetcher/unpack"
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
@@ -38,6 +39,7 @@ type Options struct {
 	Kept func(version, sha256 string) bool
 	// Timeline copies what happens to the database; it may be nil.
 	Timeline *taskdb.Timeline
+	Meter    meter.Meter // nil measures nothing
 	Log      *slog.Logger
 }
 
@@ -226,10 +228,15 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 			}
 			return 0, err
 		}
+		f.Meter.Polled()
+		if !claim.Contended {
+			f.Meter.Queue(claim.Due, claim.Scheduled)
+		}
 		if claim.Task == nil {
 			return f.wait(claim), nil
 		}
 		d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
+		f.Meter.Heartbeat() // a claim is the first one
 		f.event(d, task.PhaseClaimed, claimText(claim.Task))
 		f.stage(work, d, m)
 		if ctx.Err() != nil {

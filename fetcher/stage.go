@@ -34,10 +34,12 @@ func (f *Fetcher) stage(ctx context.Context, d *staging.Draft, claim staging.Man
 	beat := f.startHeartbeat(ctx, claim, lost)
 	defer beat()
 
+	began := time.Now()
 	for n := 1; ; n++ {
 		err := f.tryStage(ctx, d, claim)
 		switch {
 		case err == nil:
+			f.Meter.PhaseEnded(task.PhaseStaging, time.Since(began))
 			return
 		case errors.Is(context.Cause(ctx), taskdb.ErrFenced):
 			f.Log.Warn("the claim was lost while staging; leaving the task alone", "task", d.Task().Name)
@@ -74,10 +76,12 @@ func (f *Fetcher) startHeartbeat(ctx context.Context, claim staging.Manifest, lo
 			}
 			err := f.db.Heartbeat(ctx, claim.TaskID, claim.Token)
 			switch {
+			case err == nil:
+				f.Meter.Heartbeat()
 			case errors.Is(err, taskdb.ErrFenced):
 				lost(err)
 				return
-			case err != nil && ctx.Err() == nil:
+			case ctx.Err() == nil:
 				f.Log.Warn("heartbeat failed; staging goes on", "task", claim.TaskID, "error", err)
 			}
 		}
