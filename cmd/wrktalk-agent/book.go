@@ -57,6 +57,6 @@ func notifierOptions(c *component) notifier.Options {
 	return notifier.Options{
 		Transport: transport(c.cfg), Origin: origin(c.cfg),
 		MaxAge: c.cfg.Notify.MaxAge, Rescan: c.cfg.Agent.PollInterval, Keep: c.cfg.Staging.Keep,
-		Timeline: c.timeline.For, Log: c.log,
+		Timeline: c.timeline.For, Meter: c.line.Measure, Log: c.log,
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/wrktalk/wrktalk-agent/fetcher"
 	"github.com/wrktalk/wrktalk-agent/fetcher/unpack"
 	"github.com/wrktalk/wrktalk-agent/internal/config"
+	"github.com/wrktalk/wrktalk-agent/internal/lean"
 	"github.com/wrktalk/wrktalk-agent/internal/lifeline"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
@@ -57,7 +58,7 @@ func (a *app) startComponent(args []string, role staging.Role) (*component, func
 		return nil, nil, err
 	}
 	c := &component{line: line}
-	cleanup := []func(){func() { line.Close() }}
+	cleanup := []func(){func() { line.Close() }, lean.Start()}
 	release := func() {
 		for _, f := range slices.Backward(cleanup) {
 			f()
@@ -161,7 +162,7 @@ func runFetcher(a *app, args []string) error {
 			Bytes: c.cfg.Staging.MaxBytes, Entries: c.cfg.Staging.MaxEntries,
 			Depth: c.cfg.Staging.MaxDepth, Ratio: c.cfg.Staging.MaxRatio,
 		},
-		MaxOverdue: c.cfg.Agent.MaxOverdue, Timeline: c.timeline, Log: c.log,
+		MaxOverdue: c.cfg.Agent.MaxOverdue, Timeline: c.timeline, Meter: c.line.Measure, Log: c.log,
 	}
 	if c.cfg.Agent.DeploymentType == task.DeploymentDocker {
 		releases := filepath.Join(c.cfg.Compose.WorkingDir, deployment.ReleasesDir)
@@ -191,12 +192,12 @@ func runRunner(a *app, args []string) error {
 	defer page.Close()
 	o := runner.Options{
 		Target: target(c.cfg), Program: program, Env: deployEnv(a.environ),
-		Heartbeat: c.cfg.Agent.HeartbeatInterval, Rescan: c.cfg.Agent.PollInterval,
+		Heartbeat: c.cfg.Agent.HeartbeatInterval, Lease: c.cfg.Agent.Lease, Rescan: c.cfg.Agent.PollInterval,
 		ShutdownGrace: c.cfg.Agent.ShutdownGrace, MaxAttempts: c.cfg.Agent.MaxAttempts,
 		Timeout: c.cfg.Compose.Timeout, RestoreTimeout: c.cfg.Compose.RestoreTimeout,
 		Maintenance: page, HasPage: c.cfg.Maintenance.ModeHandler != maintenance.HandlerNone,
 		MaintenanceRequired: c.cfg.Maintenance.Required, MaintenanceTimeout: 4 * c.cfg.Maintenance.Timeout,
-		Timeline: c.timeline, Log: c.log,
+		Timeline: c.timeline, Meter: c.line.Measure, Log: c.log,
 	}
 	switch c.cfg.Agent.DeploymentType {
 	case task.DeploymentDocker:

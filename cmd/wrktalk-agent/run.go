@@ -8,6 +8,7 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/config"
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
+	"github.com/wrktalk/wrktalk-agent/internal/lean"
 	"github.com/wrktalk/wrktalk-agent/internal/lifeline"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/version"
@@ -32,13 +33,17 @@ func runSupervisor(a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := supervisor.New(supervisor.Config{
+	var s *supervisor.Supervisor
+	m := newMetrics(cfg, func() []supervisor.Status { return s.Statuses() })
+	s, err = supervisor.New(supervisor.Config{
 		Components:   components(a, cfg),
 		Env:          a.environ,
 		Snapshot:     snapshot,
 		Log:          log,
 		Output:       a.stderr,
 		Listen:       cfg.HTTP.Listen,
+		Metrics:      m,
+		Observe:      m.Observe,
 		NotifySocket: lifeline.NotifySocket(),
 		Watchdog:     lifeline.WatchdogInterval(),
 	})
@@ -47,6 +52,7 @@ func runSupervisor(a *app, args []string) error {
 	}
 	log.Info("starting", "component", "supervisor", "version", version.Get().Version,
 		"deployment_type", cfg.Agent.DeploymentType, "database", cfg.DB.Address(), "staging", cfg.Staging.Dir)
+	defer lean.Start()()
 	return s.Run(signals)
 }
 
