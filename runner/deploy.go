@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,15 +12,24 @@ import (
 	"github.com/wrktalk/wrktalk-agent/runner/deployment"
 )
 
-// margin is what a deployment may take beyond its own limits before it is taken
-// to hang.
-const margin = time.Minute
+const (
+	// margin is what a deployment may take beyond its own limits before it is
+	// taken to hang.
+	margin = time.Minute
+	// exitLimit is how long wrktalk-deploy may take to end once it has reported
+	// its result.
+	exitLimit = 10 * time.Second
+)
 
 // deploy has wrktalk-deploy carry out the job behind the maintenance page, and
-// has what a dead wrktalk-deploy left repaired by another one.
-func (r *Runner) deploy(sig Signals, t *staging.Task, job deployment.Job, beat *heartbeat) (*deployment.Result, error) {
-	page := &page{r: r, t: t}
+// has what a dead wrktalk-deploy left repaired by another one. Again tells that
+// an earlier attempt may have left the page up.
+func (r *Runner) deploy(sig Signals, t *staging.Task, job deployment.Job, beat *heartbeat, again bool) (*deployment.Result, error) {
+	page := &page{r: r, t: t, on: again && r.HasPage}
 	res, err := r.attempt(sig, t, job, beat, page)
+	if errors.Is(err, errKilled) {
+		return nil, err // half-way: the page hides that until the next runner has been here
+	}
 	page.leave()
 	if err != nil {
 		return nil, err
@@ -56,29 +66,41 @@ func (r *Runner) attempt(sig Signals, t *staging.Task, job deployment.Job, beat 
 // when it gave no result. An error means that the run is over for this runner:
 // its claim was lost, or the agent is being killed.
 func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat *heartbeat, page *page) (res *deployment.Result, died string, err error) {
-	said, err := openLog(t, job)
-	if err != nil {
-		return nil, "", err
+	switch {
+	case beat.lost():
+		return nil, "", taskdb.ErrFenced
+	case sig.Kill.Err() != nil:
+		return nil, "", errKilled
 	}
+	said := r.openLog(t, job)
 	defer said.Close()
 	p, err := startProcess(r.Program, r.Env, job, said)
 	if err != nil {
-		return &deployment.Result{
-			Message: "The deployment could not be started; nothing was changed",
-			Error:   err.Error(),
-		}, "", nil
+		return notStarted(job, err), "", nil
 	}
 
 	limit := job.Timeout + job.RestoreTimeout + r.MaintenanceTimeout + margin
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
+	within := func(d time.Duration) {
+		limit = d
+		deadline.Reset(d)
+	}
 	graceOver, release := afterDone(sig.Stop, r.ShutdownGrace)
 	defer release()
 	interrupt, grace := sig.Interrupt.Done(), graceOver.Done()
 	fenced, kill := beat.fenced, sig.Kill.Done()
-	cancelled := beat.wish.made
+	wished := beat.wish.made
 	if job.Action == deployment.ActionRecover {
-		cancelled = nil // it restores already
+		wished = nil // it restores already
+	}
+	giveUp := func(why string) {
+		wished, interrupt, grace = nil, nil, nil
+		r.event(t, task.PhaseRestoring, why+": giving the deployment up")
+		p.interrupt()
+		if res == nil {
+			within(job.RestoreTimeout + margin)
+		}
 	}
 	for open := true; open; {
 		select {
@@ -88,31 +110,22 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 			case m.Event != nil:
 				r.note(t, *m.Event)
 			case m.Gate:
-				if err := p.reply(page.enter(sig.Kill)); err != nil {
-					r.Log.Warn("the deployment process does not listen", "task", t.Name, "error", err)
-				}
+				r.answer(sig, t, p, beat, page)
 			case m.Result != nil:
 				res = m.Result
+				within(exitLimit)
 			}
-		case <-cancelled:
-			cancelled, interrupt, grace = nil, nil, nil
-			r.event(t, task.PhaseRestoring, beat.wish.error()+": giving the deployment up")
-			p.interrupt()
-			deadline.Reset(job.RestoreTimeout + margin)
+		case <-wished:
+			giveUp(beat.wish.error())
 		case <-interrupt:
-			cancelled = nil
-			interrupt, grace = nil, nil
-			r.event(t, task.PhaseRestoring, "the agent is stopping: giving the deployment up")
-			p.interrupt()
-			deadline.Reset(job.RestoreTimeout + margin)
+			giveUp("the agent is stopping")
 		case <-grace:
-			cancelled = nil
-			interrupt, grace = nil, nil
-			r.event(t, task.PhaseRestoring, fmt.Sprintf("the agent is stopping and %s have passed: giving the deployment up", r.ShutdownGrace))
-			p.interrupt()
-			deadline.Reset(job.RestoreTimeout + margin)
+			giveUp(fmt.Sprintf("the agent is stopping and %s have passed", r.ShutdownGrace))
 		case <-deadline.C:
 			died = fmt.Sprintf("did not end within %s and was killed", limit)
+			if res != nil {
+				r.Log.Warn("the deployment process reported its result and "+died, "task", t.Name)
+			}
 			p.kill()
 		case <-fenced:
 			fenced, err = nil, taskdb.ErrFenced
@@ -122,16 +135,45 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 			p.kill()
 		}
 	}
-	exit := <-p.done
 	switch {
 	case err != nil:
 		return nil, "", err
 	case res != nil:
 		return res, "", nil
 	case died == "":
-		died = exitReason(exit)
+		died = exitReason(p.exit)
 	}
 	return nil, died, nil
+}
+
+// notStarted is the result of a job whose process could not be started. One
+// that was to repair leaves behind whatever the one before it left.
+func notStarted(job deployment.Job, err error) *deployment.Result {
+	res := &deployment.Result{
+		Message: "The deployment could not be started; nothing was changed",
+		Error:   err.Error(),
+	}
+	if job.Action == deployment.ActionRecover {
+		res.Touched = true
+		res.Message = "The deployment failed and what serves now is not known"
+		res.Error += ": look at what runs by hand"
+	}
+	return res
+}
+
+// answer gives wrktalk-deploy leave to change what serves, or refuses it. A
+// claim that was lost is refused by saying nothing: the caller sees it next.
+func (r *Runner) answer(sig Signals, t *staging.Task, p *process, beat *heartbeat, page *page) {
+	reply := deployment.Reply{Reason: beat.doubt(sig.Kill, r.Lease)}
+	if reply.Reason == "" {
+		reply = page.enter(sig.Kill)
+	}
+	if beat.lost() || sig.Kill.Err() != nil {
+		return
+	}
+	if err := p.reply(reply); err != nil {
+		r.Log.Warn("the deployment process does not listen", "task", t.Name, "error", err)
+	}
 }
 
 // page is the maintenance page of one run: put up when wrktalk-deploy is about
@@ -140,23 +182,24 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 type page struct {
 	r        *Runner
 	t        *staging.Task
-	on       bool
+	entered  bool
+	on       bool // or half on, or left on by an earlier attempt
 	troubles []string
 }
 
 func (p *page) enter(ctx context.Context) deployment.Reply {
-	if !p.r.HasPage || p.on {
+	if !p.r.HasPage || p.entered {
 		return deployment.Reply{Proceed: true}
 	}
 	p.r.event(p.t, task.PhaseMaintenance, "putting the maintenance page up")
-	p.on = true // also when it fails: leaving undoes what was begun
+	p.entered, p.on = true, true // also when it fails: leaving undoes what was begun
 	if err := p.r.Maintenance.Enter(ctx, p.t.Name); err != nil {
 		if p.r.MaintenanceRequired {
 			return deployment.Reply{Reason: "maintenance is required and could not be entered: " + err.Error()}
 		}
 		p.trouble("the maintenance page could not be put up: " + err.Error())
 	}
-	p.r.reflectMaintenance()
+	p.r.reflectMaintenance(context.Background())
 	return deployment.Reply{Proceed: true}
 }
 
@@ -170,7 +213,7 @@ func (p *page) leave() {
 	if err := p.r.Maintenance.Leave(ctx, p.t.Name); err != nil {
 		p.trouble("the maintenance page could not be taken down: " + err.Error())
 	}
-	p.r.reflectMaintenance()
+	p.r.reflectMaintenance(context.Background())
 }
 
 func (p *page) trouble(text string) {

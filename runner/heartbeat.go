@@ -3,6 +3,8 @@ package runner
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
@@ -12,16 +14,29 @@ import (
 // heartbeat shows the database that a task is being worked on, for as long as
 // it runs.
 type heartbeat struct {
+	send   func(context.Context) error
 	fenced chan struct{} // closed when the claim turns out to be lost
-	wish   *wish         // to have the task cancelled
+	wish   *wish         // an operator's, to have the task cancelled
 	cancel context.CancelFunc
 	done   chan struct{}
+
+	mu        sync.Mutex
+	confirmed time.Time // when the database last said that the claim is ours
 }
 
 // startHeartbeat starts the heartbeat of a task. The caller stops it.
 func (r *Runner) startHeartbeat(m *staging.Manifest) *heartbeat {
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &heartbeat{fenced: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
+	b := &heartbeat{
+		send: func(ctx context.Context) error {
+			err := r.db.Heartbeat(ctx, m.TaskID, m.Token)
+			if err == nil {
+				r.Meter.Heartbeat()
+			}
+			return err
+		},
+		fenced: make(chan struct{}), cancel: cancel, done: make(chan struct{}),
+	}
 	go func() {
 		defer close(b.done)
 		tick := time.NewTicker(r.Heartbeat)
@@ -30,25 +45,69 @@ func (r *Runner) startHeartbeat(m *staging.Manifest) *heartbeat {
 			select {
 			case <-ctx.Done():
 				return
+			case <-b.fenced:
+				return
 			case <-tick.C:
 			}
-			// A database that is away is no reason to stop: nobody else can take
-			// the task over either as long as it is.
+			// A database that is away is no reason to stop what has begun: half of
+			// it is worse than all of it.
 			try, cancel := context.WithTimeout(ctx, max(r.Heartbeat, 5*time.Second))
-			err := r.db.Heartbeat(try, m.TaskID, m.Token)
+			err := b.confirm(try)
 			cancel()
-			switch {
-			case err == nil:
-				r.Meter.Heartbeat()
-			case errors.Is(err, taskdb.ErrFenced):
-				close(b.fenced)
-				return
-			case ctx.Err() == nil:
+			if err != nil && !errors.Is(err, taskdb.ErrFenced) && ctx.Err() == nil {
 				r.Log.Warn("heartbeat failed; the deployment goes on", "task", m.TaskID, "error", err)
 			}
 		}
 	}()
 	return b
+}
+
+// confirm sends one heartbeat now.
+func (b *heartbeat) confirm(ctx context.Context) error {
+	asked := time.Now() // the lease runs from some time after this
+	err := b.send(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case err == nil:
+		b.confirmed = asked
+	case errors.Is(err, taskdb.ErrFenced) && !b.lost():
+		close(b.fenced)
+	}
+	return err
+}
+
+// lost reports whether the claim turned out to be lost.
+func (b *heartbeat) lost() bool {
+	select {
+	case <-b.fenced:
+		return true
+	default:
+		return false
+	}
+}
+
+// doubtTimeout is how long the database may take to confirm a claim once more
+// before something is changed.
+const doubtTimeout = 10 * time.Second
+
+// doubt says why nothing may be changed under this claim, "" when it holds. A
+// database that does not answer is no reason while the lease runs: then nobody
+// else can have taken the task over.
+func (b *heartbeat) doubt(ctx context.Context, lease time.Duration) string {
+	ctx, cancel := context.WithTimeout(ctx, doubtTimeout)
+	defer cancel()
+	err := b.confirm(ctx)
+	if err == nil {
+		return ""
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if silent := time.Since(b.confirmed); silent > lease {
+		return fmt.Sprintf("the claim could not be confirmed for %s, so another agent may have taken the task over: %v",
+			silent.Round(time.Second), err)
+	}
+	return ""
 }
 
 func (b *heartbeat) stop() {

@@ -10,8 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wrktalk/wrktalk-agent/runner/deployment"
 )
@@ -28,12 +31,16 @@ type process struct {
 	cmd      *exec.Cmd
 	stdin    *os.File
 	messages chan deployment.Message // closed when the process has ended and been read to the end
-	done     chan error              // then delivers what Wait said, once
+	exit     *os.ProcessState        // how it ended; valid once messages is closed
+
+	mu     sync.Mutex
+	reaped bool // its number may belong to somebody else
 }
 
 // startProcess starts program in a process group of its own with the job on
-// its standard input. Everything it prints goes to output. The caller receives
-// from messages until it is closed, and then from done.
+// its standard input. Everything it prints goes to output. It sees env and
+// nothing else of the environment. The caller receives from messages until it
+// is closed.
 //
 // The thread that forks is kept for as long as the process lives: the
 // parent-death signal is bound to that thread, not to the runner
@@ -58,7 +65,7 @@ func startProcess(program string, env []string, job deployment.Job, output io.Wr
 		}
 	}
 	cmd := exec.Command(program)
-	cmd.Env = env
+	cmd.Env = append([]string{}, env...) // nil would be all of ours
 	cmd.Dir = "/"
 	cmd.Stdin = pipes[0]
 	cmd.Stdout, cmd.Stderr = output, output
@@ -66,7 +73,7 @@ func startProcess(program string, env []string, job deployment.Job, output io.Wr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = killDelay
 
-	p := &process{cmd: cmd, stdin: pipes[1], messages: make(chan deployment.Message), done: make(chan error, 1)}
+	p := &process{cmd: cmd, stdin: pipes[1], messages: make(chan deployment.Message)}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -82,12 +89,12 @@ func startProcess(program string, env []string, job deployment.Job, output io.Wr
 			defer close(read)
 			readMessages(pipes[2], p.messages)
 		}()
-		err = cmd.Wait()
-		p.kill() // whatever the process left of its group
+		p.awaitExit()
+		p.kill() // whatever the process left of its group, so that it holds no pipe
+		p.reap()
 		pipes[2].SetReadDeadline(time.Now().Add(killDelay))
 		<-read
 		closeAll(pipes[1], pipes[2])
-		p.done <- err
 		close(p.messages)
 	}()
 	if err := <-started; err != nil {
@@ -119,7 +126,34 @@ func (p *process) reply(r deployment.Reply) error {
 func (p *process) interrupt() { p.cmd.Process.Signal(syscall.SIGTERM) }
 
 // kill ends the whole process group at once.
-func (p *process) kill() { syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) }
+func (p *process) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	}
+}
+
+// awaitExit returns when the process has ended, without reaping it: until it is
+// reaped its number is its own, and its group can be killed safely.
+func (p *process) awaitExit() {
+	for {
+		err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// reap collects the process. What escaped its group and holds its output open
+// delays that by killDelay at most.
+func (p *process) reap() {
+	p.mu.Lock()
+	p.reaped = true
+	p.mu.Unlock()
+	p.cmd.Wait() // how it ended is in its state, whatever became of its output
+	p.exit = p.cmd.ProcessState
+}
 
 // readMessages decodes lines until the end; a line that is no message is
 // passed over, since the other end may have been killed while writing it.
@@ -151,14 +185,10 @@ func readLine(br *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// exitReason says in words how the process ended.
-func exitReason(err error) string {
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		if err == nil {
-			return "ended without a result"
-		}
-		return err.Error()
+// exitReason says in words how the process ended that gave no result.
+func exitReason(exit *os.ProcessState) string {
+	if exit == nil {
+		return "ended in a way that is not known"
 	}
 	if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
 		return fmt.Sprintf("was ended by signal %d (%s)", st.Signal(), st.Signal())
@@ -166,21 +196,13 @@ func exitReason(err error) string {
 	return fmt.Sprintf("ended with exit code %d and no result", exit.ExitCode())
 }
 
-// afterFunc returns a channel that is closed once ctx is done and d has passed
-// since, and a function that releases it.
+// afterDone returns a context that ends once ctx has ended and d has passed
+// since, and a function that ends it; that may be called more than once.
 func afterDone(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	later, cancel := context.WithCancel(context.Background())
-	var timer *time.Timer
-	fired := make(chan struct{})
+	later, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
-		timer = time.AfterFunc(d, cancel)
-		close(fired)
+		timer := time.AfterFunc(d, cancel)
+		context.AfterFunc(later, func() { timer.Stop() })
 	})
-	return later, func() {
-		if !stop() {
-			<-fired
-			timer.Stop()
-		}
-		cancel()
-	}
+	return later, func() { stop(); cancel() }
 }

@@ -19,8 +19,7 @@ const lastTry = 5 * time.Second
 func (r *Runner) record(sig Signals, t *staging.Task, o task.Outcome) error {
 	ctx, release := afterDone(sig.Stop, lastTry)
 	defer release()
-	stop := context.AfterFunc(sig.Kill, release)
-	defer stop()
+	defer context.AfterFunc(sig.Kill, release)()
 
 	r.event(t, task.PhaseRecording, "recording the outcome: "+string(o.Status()))
 	finish := func(ctx context.Context) error { return r.db.Finish(ctx, o) }

@@ -14,23 +14,37 @@ import (
 )
 
 // run takes one task in running to its end: to done, to the trash when its
-// claim was lost, or to quarantine when nobody can tell what it is. When
-// sig.Kill or a full disk stops it half-way, the directory stays in running and
-// the next runner goes on with it.
+// claim was lost, or to quarantine when nobody can tell what it is. What stands
+// in the way, such as a full disk, is waited out: no other task is touched until
+// this one is finished. When the agent stops first, the directory stays in
+// running and the next runner goes on with it.
 func (r *Runner) run(sig Signals, t *staging.Task) {
-	err := r.carryOut(sig, t)
-	r.phases.Stop()
-	switch {
-	case err == nil:
-	case errors.Is(err, taskdb.ErrFenced):
-		r.Log.Warn("the claim was lost: another agent took the task over, or it was ended by hand; leaving it alone", "task", t.Name)
-		if err := t.Discard(); err != nil {
-			r.Log.Error("the lost task's directory could not be shredded", "task", t.Name, "error", err)
+	const longest = 30 * time.Second
+	for wait := time.Second; ; wait = min(2*wait, longest) {
+		err := r.carryOut(sig, t)
+		r.phases.Stop()
+		if err == nil {
+			return
 		}
-	case errors.Is(err, errKilled), sig.Stop.Err() != nil:
-		r.Log.Warn("stopping with a task unfinished; the next start goes on with it", "task", t.Name, "reason", err)
-	default:
-		r.Log.Error("a task could not be finished; the next start goes on with it", "task", t.Name, "error", err)
+		if errors.Is(err, taskdb.ErrFenced) {
+			r.Log.Warn("the claim was lost: another agent took the task over, or it was ended by hand; leaving it alone", "task", t.Name)
+			if err = t.Discard(); err == nil {
+				return
+			}
+		}
+		switch {
+		case errors.Is(err, errKilled), sig.Stop.Err() != nil:
+			r.Log.Warn("stopping with a task unfinished; the next start goes on with it", "task", t.Name, "reason", err)
+			return
+		case t.State != staging.Running: // what is left to do there, others do
+			r.Log.Error("a task was put away, but not completely", "task", t.Name, "state", string(t.State), "error", err)
+			return
+		}
+		r.Log.Error("a task cannot be finished; trying again", "task", t.Name, "error", err, "in", wait)
+		select {
+		case <-time.After(wait):
+		case <-sig.Stop.Done():
+		}
 	}
 }
 
@@ -56,13 +70,21 @@ func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
 		if o, err = r.outcome(sig, t, m, beat); err != nil {
 			return err
 		}
-		if err := r.again(sig.Kill, t, "keep the outcome", func(context.Context) error { return t.SetOutcome(o) }); err != nil {
+		if err := r.keep(sig, t, o); err != nil {
 			return err
 		}
 	default:
 		return t.Quarantine(err.Error())
 	}
 	return r.record(sig, t, o)
+}
+
+// keep writes the outcome to disk. While it cannot, the task is not run again
+// but for a stop of the agent.
+func (r *Runner) keep(sig Signals, t *staging.Task, o task.Outcome) error {
+	ctx, release := afterDone(sig.Stop, lastTry)
+	defer release()
+	return r.again(ctx, t, "keep the outcome", func(context.Context) error { return t.SetOutcome(o) })
 }
 
 // outcome finds out what comes of the task, deploying it unless there is a
@@ -87,18 +109,14 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	// The claim may have been lost while the directory waited, and starting
 	// twice is worse than starting late: no answer, no start.
 	r.event(t, task.PhaseVerifying, "verifying the staged files")
-	beginBy := sig.Stop
-	if err := r.again(beginBy, t, "confirm the claim", func(ctx context.Context) error {
-		return r.db.Heartbeat(ctx, m.TaskID, m.Token)
-	}); err != nil {
+	if err := r.again(sig.Stop, t, "confirm the claim", beat.confirm); err != nil {
 		return o, err
 	}
-	r.Meter.Heartbeat()
 	run, err := t.Run()
 	if err != nil {
 		return o, err
 	}
-	cancelled := beat.wish.look(beginBy, true)
+	cancelled := beat.wish.look(sig.Stop, true)
 	if cancelled && run.Attempts == 0 && !m.TakenOver {
 		return fail("The task was cancelled before it began; nothing was changed", beat.wish.error())
 	}
@@ -119,7 +137,7 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	}
 	o.StartedAt = run.StartedAt
 
-	res, err := r.deploy(sig, t, job, beat)
+	res, err := r.deploy(sig, t, job, beat, run.Attempts > 1)
 	if err != nil {
 		return o, err
 	}

@@ -41,6 +41,7 @@ type Options struct {
 	Env     []string // all that wrktalk-deploy sees of the environment
 
 	Heartbeat     time.Duration // between two signs of life in the database
+	Lease         time.Duration // age of a heartbeat after which another agent may take a task over
 	Rescan        time.Duration // between two looks at the staging directory without an event
 	ShutdownGrace time.Duration // what a deployment in flight gets after Stop
 	MaxAttempts   int           // deployments begun for one claim before it is given up
@@ -86,18 +87,17 @@ func New(db *taskdb.DB, dir *staging.Dir, o Options) *Runner {
 
 // Run carries out tasks until sig.Stop is done and the one in flight has ended.
 // First it goes on with what its predecessor left in running; ready is called
-// once that has been looked at. It returns an error only if the staging
-// directory cannot be read.
+// before that, because it may take as long as a deployment. It returns an error
+// only if the staging directory cannot be read.
 func (r *Runner) Run(sig Signals, ready func()) error {
 	watcher := r.dir.Watch(r.Rescan, staging.Ready)
 	defer watcher.Stop()
 	if err := watcher.Err(); err != nil {
 		r.Log.Warn("no file system events: looking for ready tasks by the timer alone", "error", err, "every", r.Rescan)
 	}
-	if err := r.resume(sig); err != nil {
+	if err := r.resume(sig, ready); err != nil {
 		return err
 	}
-	ready()
 	for {
 		select {
 		case <-sig.Stop.Done():
@@ -107,12 +107,12 @@ func (r *Runner) Run(sig Signals, ready func()) error {
 		if err := r.drain(sig); err != nil {
 			return err
 		}
-		r.reflectMaintenance()
+		r.reflectMaintenance(sig.Stop)
 	}
 }
 
 // resume goes on with the tasks a predecessor was killed over.
-func (r *Runner) resume(sig Signals) error {
+func (r *Runner) resume(sig Signals, ready func()) error {
 	tasks, err := r.dir.List(staging.Running)
 	if err != nil {
 		return err
@@ -124,12 +124,16 @@ func (r *Runner) resume(sig Signals) error {
 		}
 	}
 	r.recoverMaintenance(active)
+	ready()
 	for _, t := range tasks {
 		if sig.Stop.Err() != nil {
 			return nil
 		}
 		r.Log.Info("going on with a task that was interrupted", "task", t.Name)
 		r.run(sig, t)
+		if t.State != staging.Running {
+			r.endMaintenance(t)
+		}
 	}
 	return nil
 }
@@ -160,13 +164,23 @@ func (r *Runner) recoverMaintenance(active string) {
 	if err := r.Maintenance.Recover(ctx, active); err != nil {
 		r.Log.Error("maintenance could not be ended after a crash; trying on", "error", err)
 	}
-	r.reflectMaintenance()
+	r.reflectMaintenance(context.Background())
+}
+
+// endMaintenance ends a page that an interrupted attempt left up for a task that
+// has now come to its end without another attempt.
+func (r *Runner) endMaintenance(t *staging.Task) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.MaintenanceTimeout)
+	defer cancel()
+	if err := r.Maintenance.Leave(ctx, t.Name); err != nil {
+		r.Log.Error("the maintenance page could not be taken down; trying on", "task", t.Name, "error", err)
+	}
 }
 
 // reflectMaintenance makes the database's flag say what is the case. It is a
 // courtesy to those who look there: a failure is tried again at the next look.
-func (r *Runner) reflectMaintenance() {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func (r *Runner) reflectMaintenance(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	on, _, err := r.Maintenance.State(ctx)
 	if err == nil {
@@ -176,6 +190,9 @@ func (r *Runner) reflectMaintenance() {
 		return
 	}
 	if err := r.db.SetMaintenance(ctx, r.Target, on); err != nil {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return // told to stop
+		}
 		r.Log.Warn("maintenance_mode_enabled could not be updated", "error", err)
 		return
 	}
@@ -199,8 +216,7 @@ func (r *Runner) note(t *staging.Task, e task.Event) {
 var errKilled = errors.New("the agent is being killed")
 
 // again calls f until it succeeds or is fenced, or ctx ends, waiting longer
-// after each failure. What keeps failing is logged the first time and then
-// whenever the wait has grown to its limit.
+// after each failure, which it logs. The context it gives f bounds one call.
 func (r *Runner) again(ctx context.Context, t *staging.Task, what string, f func(context.Context) error) error {
 	const longest = 15 * time.Second
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, longest) {
