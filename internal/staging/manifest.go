@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +40,10 @@ const (
 // secrets are the entries of a task's directory that leave the disk as soon as
 // the run has an outcome.
 var secrets = []string{EnvFile, ValuesFile, RestoreDir, PayloadDir}
+
+// Secret reports whether an entry of a task's directory is one that may hold
+// secrets, and leaves the disk when the run has an outcome.
+func Secret(name string) bool { return slices.Contains(secrets, name) }
 
 // FileType is what a staged entry is.
 type FileType string

@@ -215,6 +215,22 @@ func (d *Dir) move(t *Task, to State) error {
 // statePath returns the absolute path of a state's directory.
 func (d *Dir) statePath(s State) string { return filepath.Join(d.path, string(s)) }
 
+// Where returns the state in which the task directory called name lies now, or
+// an error that is fs.ErrNotExist. One that moves on meanwhile is found: the
+// states are looked at in the order of its way.
+func (d *Dir) Where(name string) (State, error) {
+	for _, s := range States {
+		_, err := d.states[s].Lstat(name)
+		if err == nil {
+			return s, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("look for task directory %s: %w", name, err)
+		}
+	}
+	return "", fmt.Errorf("find task directory %s in staging directory %s: %w", name, d.path, fs.ErrNotExist)
+}
+
 // Find returns the directory of a task, wherever it is on its way, or an error
 // that is fs.ErrNotExist.
 func (d *Dir) Find(id task.ID) (*Task, error) {
