@@ -46,8 +46,9 @@ type Options struct {
 // Fetcher claims and stages one task at a time.
 type Fetcher struct {
 	Options
-	db  *taskdb.DB
-	dir *staging.Dir
+	db    *taskdb.DB
+	dir   *staging.Dir
+	ready func(reason string) // set by Run
 }
 
 // New returns a fetcher over an open database and a staging directory that was
@@ -58,9 +59,11 @@ func New(db *taskdb.DB, dir *staging.Dir, o Options) *Fetcher {
 
 // Run claims and stages tasks until ctx is done; a task being staged then is
 // finished within grace, or left for the next start to take up. Ready is called
-// once the database has answered. It returns an error only if the staging
-// directory cannot be read.
+// with "" once the database has answered, and with the reason when tasks can be
+// neither claimed nor staged. It returns an error only if the staging directory
+// cannot be used.
 func (f *Fetcher) Run(ctx context.Context, grace time.Duration, ready func(reason string)) error {
+	f.ready = ready
 	watcher := f.dir.Watch(f.Poll, staging.Ready, staging.Running)
 	defer watcher.Stop()
 	hints, stopListening := f.listen()
@@ -88,7 +91,7 @@ func (f *Fetcher) Run(ctx context.Context, grace time.Duration, ready func(reaso
 				f.Log.Error("no task can be claimed", "error", err)
 			}
 			ready(err.Error())
-			wait = backoff(failures, f.Poll)
+			wait = f.backoff(failures)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -102,11 +105,15 @@ func (f *Fetcher) Run(ctx context.Context, grace time.Duration, ready func(reaso
 	return nil
 }
 
+// longestBackoff bounds the wait after a failure; polling may be far slower
+// where the database announces tasks.
+const longestBackoff = 30 * time.Second
+
 // backoff returns how long to wait after the given number of failures in a row:
-// doubling from half a second up to limit, with jitter so that the agents of a
-// restarted database do not all come back at once.
-func backoff(failures int, limit time.Duration) time.Duration {
-	wait := min(limit, 500*time.Millisecond<<min(failures-1, 16))
+// doubling from half a second, with jitter so that the agents of a restarted
+// database do not all come back at once.
+func (f *Fetcher) backoff(failures int) time.Duration {
+	wait := min(f.Poll, longestBackoff, 500*time.Millisecond<<min(failures-1, 16))
 	return wait/2 + rand.N(wait/2+1)
 }
 
@@ -159,27 +166,34 @@ func (f *Fetcher) resume(ctx, work context.Context) error {
 			}
 			continue
 		}
-		err = f.confirm(ctx, m)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, taskdb.ErrFenced):
-			f.Log.Info("discarding a draft whose claim does not hold", "task", d.Task().Name)
-			if err := d.Discard(); err != nil {
-				return err
-			}
-		case err != nil:
+		if _, err := f.takeUp(ctx, work, d, m); err != nil || ctx.Err() != nil {
 			return err
-		default:
-			f.Log.Info("staging anew what a predecessor was killed over", "task", d.Task().Name)
-			d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
-			f.stage(work, d, *m)
 		}
 	}
 	return nil
 }
 
-// confirm asks the database whether a claim still holds until it gets an answer.
+// takeUp stages a draft whose claim may or may not have been committed, if the
+// database says that it holds, and shreds it otherwise. When ctx ends before the
+// database has answered, the draft is left for the next start.
+func (f *Fetcher) takeUp(ctx, work context.Context, d *staging.Draft, m *staging.Manifest) (held bool, err error) {
+	err = f.confirm(ctx, m)
+	switch {
+	case err == nil:
+		f.Log.Info("staging anew what was claimed before", "task", d.Task().Name)
+		d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
+		f.stage(work, d, *m)
+		return true, nil
+	case errors.Is(err, taskdb.ErrFenced):
+		f.Log.Info("discarding a draft whose claim does not hold", "task", d.Task().Name)
+		return false, d.Discard()
+	default:
+		return false, nil // ctx has ended
+	}
+}
+
+// confirm asks the database whether a claim still holds until it gets an answer
+// or ctx ends.
 func (f *Fetcher) confirm(ctx context.Context, m *staging.Manifest) error {
 	for n := 1; ; n++ {
 		err := f.db.Heartbeat(ctx, m.TaskID, m.Token)
@@ -187,10 +201,11 @@ func (f *Fetcher) confirm(ctx context.Context, m *staging.Manifest) error {
 			return err
 		}
 		f.Log.Warn("a claim cannot be confirmed; trying again", "error", err)
+		f.ready(err.Error())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(backoff(n, f.Poll)):
+		case <-time.After(f.backoff(n)):
 		}
 	}
 }
@@ -223,10 +238,15 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 			},
 		})
 		if err != nil {
-			if d != nil {
-				err = errors.Join(err, d.Discard())
+			if d == nil {
+				return 0, err
 			}
-			return 0, err
+			// The commit's reply may be what was lost.
+			held, upErr := f.takeUp(ctx, work, d, &m)
+			if held && ctx.Err() == nil {
+				continue
+			}
+			return 0, errors.Join(err, upErr)
 		}
 		f.Meter.Polled()
 		if !claim.Contended {

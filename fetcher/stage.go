@@ -52,9 +52,10 @@ func (f *Fetcher) stage(ctx context.Context, d *staging.Draft, claim staging.Man
 			return
 		}
 		f.Log.Error("staging failed; trying again", "task", d.Task().Name, "error", err)
+		f.ready("staging " + d.Task().Name + ": " + err.Error())
 		select {
 		case <-ctx.Done():
-		case <-time.After(backoff(n, f.Poll)):
+		case <-time.After(f.backoff(n)):
 		}
 	}
 }
@@ -90,17 +91,24 @@ func (f *Fetcher) startHeartbeat(ctx context.Context, claim staging.Manifest, lo
 }
 
 // tryStage makes one attempt. Trouble of this host, such as a full disk, is a
-// refusal too: a task that fails clearly beats one that waits for a person to
-// read a log. An error is worth another attempt.
+// refusal too, and so is what the database will say again: a task that fails
+// clearly beats one that waits for a person to read a log. An error is worth
+// another attempt.
 func (f *Fetcher) tryStage(ctx context.Context, d *staging.Draft, m staging.Manifest) error {
 	if err := d.Clear(); err != nil {
 		return err
 	}
+	// A draft that a predecessor was killed over has what that one found.
+	m.Files, m.Previous, m.PreviousStaged, m.Refusal = nil, nil, false, ""
 	err := f.fill(ctx, d, &m)
 	var no refusal
+	if err != nil && !errors.As(err, &no) && ctx.Err() == nil && final(err) {
+		no = refusal(fmt.Sprintf("staging failed: %v", err))
+		err = no
+	}
 	switch {
 	case err == nil:
-	case errors.As(err, &no):
+	case no != "":
 		m.Refusal = task.SafeText(no.Error(), task.MaxMessage)
 		f.event(d, task.PhaseStaging, "refused: "+m.Refusal)
 		if err := d.Clear(); err != nil {
@@ -114,6 +122,12 @@ func (f *Fetcher) tryStage(ctx context.Context, d *staging.Draft, m staging.Mani
 	f.event(d, task.PhaseReady, "staged "+m.Release.Version)
 	_, err = d.Publish(m)
 	return err
+}
+
+// final reports whether an error will not go away by waiting. A database that
+// does not let the agent in any more could not be told of a refusal either.
+func final(err error) bool {
+	return !taskdb.Transient(err) && !errors.Is(err, taskdb.ErrAuth) && !errors.Is(err, taskdb.ErrTLS)
 }
 
 // fill stages everything the runner needs and lists it in m.

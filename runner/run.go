@@ -36,6 +36,9 @@ func (r *Runner) run(sig Signals, t *staging.Task) {
 		case errors.Is(err, errKilled), sig.Stop.Err() != nil:
 			r.Log.Warn("stopping with a task unfinished; the next start goes on with it", "task", t.Name, "reason", err)
 			return
+		case t.Gone():
+			r.Log.Error("a task's directory was removed while it was worked on; its row stays in progress until its lease runs out", "task", t.Name)
+			return
 		case t.State != staging.Running: // what is left to do there, others do
 			r.Log.Error("a task was put away, but not completely", "task", t.Name, "state", string(t.State), "error", err)
 			return
@@ -103,7 +106,7 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 		return o, nil
 	}
 	if m.Refusal != "" {
-		return fail("The task was refused; nothing was changed", m.Refusal)
+		return fail(refused(&o, !m.TakenOver), m.Refusal)
 	}
 
 	// The claim may have been lost while the directory waited, and starting
@@ -121,7 +124,7 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 		return fail("The task was cancelled before it began; nothing was changed", beat.wish.error())
 	}
 	if err := t.Verify(m); err != nil {
-		return fail("The task was refused; nothing was changed",
+		return fail(refused(&o, !m.TakenOver && run.Attempts == 0),
 			fmt.Sprintf("the staging directory was changed after staging: %v", err))
 	}
 	job := r.job(t, m)
@@ -155,6 +158,16 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 		o.Error = fmt.Sprintf("gave up after %d attempts, each ended by a stop of the agent: %s", r.MaxAttempts, o.Error)
 	}
 	return o, nil
+}
+
+// refused is the message of a task that is not carried out. Unless it is
+// untouched, an earlier attempt may have changed what serves.
+func refused(o *task.Outcome, untouched bool) string {
+	if untouched {
+		return "The task was refused; nothing was changed"
+	}
+	o.Serving = ""
+	return "The task was refused after an interrupted attempt, and what serves now is not known"
 }
 
 // job describes the deployment to wrktalk-deploy.

@@ -203,13 +203,27 @@ func (d *Dir) List(s State) ([]*Task, error) {
 	return tasks, nil
 }
 
-// move renames the task's directory into state to, durably.
+// move renames the task's directory into state to, durably. A rename that was
+// made but could not be flushed counts as made: the others see it already, and
+// going on in the old place would be working in a directory that is theirs. A
+// power loss may undo it, and then it is as if the agent had been killed before.
 func (d *Dir) move(t *Task, to State) error {
-	if err := durable.Rename(d.states[t.State], t.Name, d.states[to], t.Name); err != nil {
+	err := durable.Rename(d.states[t.State], t.Name, d.states[to], t.Name)
+	if err != nil && !d.moved(t, to) {
 		return fmt.Errorf("move %s from %s to %s: %w", t.Name, t.State, to, err)
 	}
 	t.State = to
 	return nil
+}
+
+// moved reports whether the task's directory has left its state for another
+// one: the one it was moved to, or one that somebody has taken it to since.
+func (d *Dir) moved(t *Task, to State) bool {
+	if t.State == to || !t.Gone() {
+		return false
+	}
+	taken, err := d.taken(t.Name)
+	return err == nil && taken
 }
 
 // statePath returns the absolute path of a state's directory.

@@ -39,6 +39,13 @@ func (t *Task) Root() (*os.Root, error) {
 	return root, nil
 }
 
+// Gone reports whether the directory no longer lies where its state says, as
+// when somebody removed it by hand.
+func (t *Task) Gone() bool {
+	_, err := t.dir.states[t.State].Lstat(t.Name)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // with calls f on the opened directory and names it in the error.
 func (t *Task) with(f func(*os.Root) error) error {
 	root, err := t.Root()
