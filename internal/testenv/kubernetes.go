@@ -64,6 +64,7 @@ type Kubernetes struct {
 	admin     *keyPair
 	client    *http.Client
 	children  []*kubeChild
+	partEnded func() // ends the start: there is nothing more to wait for
 	stop      sync.Once
 }
 
@@ -83,7 +84,7 @@ func StartKubernetes(ctx context.Context, opts KubernetesOptions) (*Kubernetes, 
 	for attempt := 1; ; attempt++ {
 		k, err := startKubernetes(ctx, program, max(opts.Nodes, 1))
 		// Somebody may have taken the port that was free a moment ago.
-		if err == nil || attempt == startAttempts || !errors.Is(err, errChildEnded) {
+		if err == nil || attempt == startAttempts || !errors.Is(err, errPortTaken) {
 			return k, err
 		}
 	}
@@ -94,9 +95,12 @@ func startKubernetes(ctx context.Context, program string, nodes int) (_ *Kuberne
 	if err != nil {
 		return nil, err
 	}
-	k := &Kubernetes{home: home, program: program}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	k := &Kubernetes{home: home, program: program, partEnded: cancel}
 	defer func() {
 		if err != nil {
+			err = k.blame(err)
 			k.Stop()
 		}
 	}()
@@ -122,7 +126,10 @@ func startKubernetes(ctx context.Context, program string, nodes int) (_ *Kuberne
 	if err := errors.Join(k.startControllers(), k.startScheduler(), k.startKwok()); err != nil {
 		return nil, err
 	}
-	return k, k.startNodes(ctx, nodes)
+	if err := k.startNodes(ctx, nodes); err != nil {
+		return nil, err
+	}
+	return k, nil
 }
 
 // Stop ends the control plane, waits for its processes and removes its

@@ -23,7 +23,8 @@ type kubeChild struct {
 	exited  chan struct{} // closed when the process was reaped
 }
 
-var errChildEnded = errors.New("it ended by itself")
+// errPortTaken is why a part ended that found its port in use.
+var errPortTaken = errors.New("its port is taken")
 
 // start runs the program as the part called name.
 func (k *Kubernetes) start(name string, args ...string) error {
@@ -51,6 +52,7 @@ func (k *Kubernetes) start(name string, args ...string) error {
 			_ = cmd.Wait()
 		}
 		close(c.exited)
+		k.partEnded()
 	}()
 	if err := <-started; err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
@@ -126,13 +128,13 @@ func (k *Kubernetes) startNodes(ctx context.Context, n int) error {
 			return err
 		}
 		if err := k.Await(ctx, "/api/v1/nodes", name, HasCondition("Ready")); err != nil {
-			return k.blame(err)
+			return err
 		}
 	}
-	return k.blame(k.awaitNamespace(ctx, "default"))
+	return k.awaitNamespace(ctx, "default")
 }
 
-// awaitReady waits until the API server is ready. It can only be asked.
+// awaitReady waits until the API server is ready, which it does not announce.
 func (k *Kubernetes) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -147,29 +149,26 @@ func (k *Kubernetes) awaitReady(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return k.blame(fmt.Errorf("wait for kube-apiserver: %w", ctx.Err()))
-		}
-		if err := k.blame(nil); err != nil {
-			return err
+			return fmt.Errorf("wait for kube-apiserver: %w", ctx.Err())
 		}
 	}
 }
 
-// blame returns an error that quotes the part that ended by itself, if one
-// did, and otherwise err, with the end of each part's log.
+// blame adds to err what the part said that ended by itself, or the end of
+// what each said where none did.
 func (k *Kubernetes) blame(err error) error {
 	var said []string
 	for _, c := range k.children {
 		content, _ := os.ReadFile(c.log)
 		select {
 		case <-c.exited:
-			return fmt.Errorf("run %s: %w and said: %s", c.name, errChildEnded, tail(content))
+			if bytes.Contains(content, []byte("address already in use")) {
+				return fmt.Errorf("run %s: %w", c.name, errPortTaken)
+			}
+			return fmt.Errorf("run %s: it ended by itself and said: %s", c.name, tail(content))
 		default:
-			said = append(said, c.name+": "+tail(bytes.TrimSpace(content)))
+			said = append(said, c.name+": "+tail(content))
 		}
-	}
-	if err == nil {
-		return nil
 	}
 	return fmt.Errorf("%w; %s", err, strings.Join(said, "; "))
 }

@@ -62,5 +62,6 @@ func runKwok() error {
 	}
 	command := kwok.NewCommand(ctx)
 	command.PersistentFlags().AddFlagSet(flags)
+	command.Version = "" // its --version and Kubernetes' would quarrel
 	return command.ExecuteContext(ctx)
 }
