@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
+	"text/tabwriter"
 
 	"golang.org/x/term"
 
@@ -64,9 +66,7 @@ func (a *app) parse(fs *flag.FlagSet, args []string, least, most int) ([]string,
 	for {
 		err := fs.Parse(args)
 		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintf(a.stdout, "Usage: wrktalk-agent %s %s [flags]\n\n%s.\n\nFlags:\n", a.command.name, a.command.args, a.command.summary)
-			fs.SetOutput(a.stdout)
-			fs.PrintDefaults()
+			a.usage(fs)
 			return nil, errHelp
 		}
 		if err != nil {
@@ -79,9 +79,21 @@ func (a *app) parse(fs *flag.FlagSet, args []string, least, most int) ([]string,
 		rest, args = append(rest, args[0]), args[1:]
 	}
 	if len(rest) < least || len(rest) > most {
-		return nil, usagef("want the arguments %q, got %d of them; see wrktalk-agent %s --help", a.command.args, len(rest), a.command.name)
+		return nil, usagef("got %d arguments; usage: wrktalk-agent %s %s; see wrktalk-agent %s --help", len(rest), a.command.name, a.command.args, a.command.name)
 	}
 	return rest, nil
+}
+
+// usage shows the command's help.
+func (a *app) usage(fs *flag.FlagSet) {
+	fmt.Fprintf(a.stdout, "Usage: wrktalk-agent %s [flags]\n\n%s.\n\nFlags:\n",
+		strings.TrimSpace(a.command.name+" "+a.command.args), a.command.summary)
+	tw := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
+	fs.VisitAll(func(f *flag.Flag) {
+		kind, text := flag.UnquoteUsage(f)
+		fmt.Fprintf(tw, "  --%s\t%s\n", strings.TrimSpace(f.Name+" "+kind), text)
+	})
+	tw.Flush()
 }
 
 // plain parses args of a command that has no flags and arguments of its own,

@@ -167,10 +167,11 @@ func (c *checker) database() {
 	c.mail(ctx, db)
 }
 
-// explain returns what to do about a database error, when that is known.
+// explain says what went wrong with the database, and what to do about it when
+// that is known.
 func explain(err error) string {
-	if text := taskdb.Explain(err); text != "" {
-		return text
+	if advice := taskdb.Explain(err); advice != "" {
+		return err.Error() + ": " + advice
 	}
 	return err.Error()
 }

@@ -11,6 +11,8 @@ import (
 	"os"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 )
 
 // Exit codes.
@@ -99,7 +101,11 @@ func (a *app) report(err error) int {
 	case errors.Is(err, errSilent):
 		return exitFailed
 	}
-	for line := range strings.Lines(err.Error()) {
+	text := err.Error()
+	if advice := taskdb.Explain(err); advice != "" && !strings.Contains(text, advice) {
+		text += ": " + advice
+	}
+	for line := range strings.Lines(text) {
 		fmt.Fprintf(a.stderr, "wrktalk-agent %s: %s\n", a.command.name, strings.TrimSpace(line))
 	}
 	if errors.As(err, &usage) {

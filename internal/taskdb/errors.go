@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -184,7 +186,7 @@ func withoutConfig(err error) error {
 	if !errors.As(err, &connect) {
 		return err
 	}
-	text := strings.Replace(connect.Error(), "failed to connect to", "connect to", 1)
+	text := attempts(strings.Replace(connect.Error(), "failed to connect to", "connect to", 1))
 	var kept error
 	var pg *pgconn.PgError
 	var network *net.OpError
@@ -201,6 +203,25 @@ func withoutConfig(err error) error {
 		kept = syscall.ECONNREFUSED
 	}
 	return &said{text: text, kept: kept}
+}
+
+// dialed is what pgx and net say before the one word that matters.
+var dialed = regexp.MustCompile(`(dial error: )?dial tcp \S+: connect: `)
+
+// attempts shortens pgx's list of attempts: sslmode=prefer and names with
+// several addresses make it say the same thing more than once.
+func attempts(text string) string {
+	var said []string
+	for line := range strings.Lines(text) {
+		line = dialed.ReplaceAllString(strings.TrimSpace(line), "")
+		if line != "" && !slices.Contains(said, line) {
+			said = append(said, line)
+		}
+	}
+	if len(said) < 2 {
+		return strings.Join(said, "")
+	}
+	return said[0] + " " + strings.Join(said[1:], "; ")
 }
 
 type said struct {
