@@ -12,8 +12,8 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +21,7 @@ import (
 
 const (
 	afterStart = 5 * time.Second  // starting is over by then
-	every      = 10 * time.Minute // a run in between is over, and touched much
+	every      = 15 * time.Second // a poll or a page of metrics touches a few megabytes
 )
 
 // Start begins to keep this process small. The caller calls stop.
@@ -46,19 +46,20 @@ func Start() (stop func()) {
 }
 
 // Release lets go of the pages of the program's own file, and returns how many
-// bytes of it were mapped by address. Only what is mapped read-only and was
+// bytes of addresses they may have filled. Only what is mapped read-only and was
 // never written to is let go of: it comes back from the file as it is.
 func Release() (int, error) {
 	self, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return 0, fmt.Errorf("release the program's pages: %w", err)
 	}
-	maps, err := os.ReadFile("/proc/self/smaps")
+	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return 0, fmt.Errorf("release the program's pages: %w", err)
 	}
+	defer f.Close()
 	released := 0
-	for _, m := range clean(maps, self) {
+	for _, m := range clean(f, self) {
 		_, _, errno := unix.Syscall(unix.SYS_MADVISE, m.start, m.end-m.start, unix.MADV_DONTNEED)
 		if errno != 0 {
 			return released, fmt.Errorf("release the program's pages: %w", errno)
@@ -73,24 +74,32 @@ type mapping struct{ start, end uintptr }
 
 // clean returns the mappings of file that cannot be written to and hold no page
 // of their own: a position-independent program's relocated data does, and so
-// does code with a debugger's breakpoint.
-func clean(smaps []byte, file string) []mapping {
+// does code with a debugger's breakpoint. It takes little memory itself.
+func clean(smaps io.Reader, file string) []mapping {
 	var found []mapping
 	candidate := false
-	for s := bufio.NewScanner(bytes.NewReader(smaps)); s.Scan(); {
-		line := s.Text()
-		var m mapping
-		var perms string
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &m.start, &m.end, &perms); n == 3 {
-			// The file stands after the inode; a deleted one's name says so in both.
-			candidate = (perms == "r-xp" || perms == "r--p") && strings.HasSuffix(line, " "+file)
-			if candidate {
-				found = append(found, m)
+	s := bufio.NewScanner(smaps)
+	s.Buffer(make([]byte, 0, 1<<10), 8<<10)
+	for s.Scan() {
+		line := s.Bytes()
+		if size, ok := bytes.CutPrefix(line, []byte("Anonymous:")); ok {
+			if candidate && string(bytes.TrimSpace(size)) != "0 kB" {
+				found = found[:len(found)-1]
 			}
 			continue
 		}
-		if size, ok := strings.CutPrefix(line, "Anonymous:"); ok && candidate && strings.TrimSpace(size) != "0 kB" {
-			found = found[:len(found)-1]
+		if len(line) == 0 || line[0] >= 'A' && line[0] <= 'Z' { // another key of the same mapping
+			continue
+		}
+		// A new mapping: its file stands last; a deleted one's name says so.
+		candidate = bytes.HasSuffix(line, []byte(" "+file)) && (bytes.Contains(line, []byte(" r-xp ")) || bytes.Contains(line, []byte(" r--p ")))
+		if candidate {
+			var m mapping
+			if _, err := fmt.Sscanf(string(line), "%x-%x ", &m.start, &m.end); err != nil {
+				candidate = false
+				continue
+			}
+			found = append(found, m)
 		}
 	}
 	return found

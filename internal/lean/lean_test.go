@@ -2,6 +2,7 @@ package lean
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -22,7 +23,7 @@ Anonymous:             0 kB
 
 func TestOnlyCleanPagesOfTheProgramAreLetGo(t *testing.T) {
 	want := []mapping{{0x400000, 0xc00000}, {0xc00000, 0x1400000}}
-	if got := clean([]byte(smaps), "/usr/bin/agent"); !slices.Equal(got, want) {
+	if got := clean(strings.NewReader(smaps), "/usr/bin/agent"); !slices.Equal(got, want) {
 		t.Errorf("clean returns %x, want %x", got, want)
 	}
 }
