@@ -34,7 +34,10 @@ func (db *DB) end(ctx context.Context, o task.Outcome, condition string, args ..
 			result = $3, error_message = $4
 		where id = $1 and `+condition,
 		append([]any{string(o.TaskID), string(task.StatusFailed), string(result), task.SafeText(o.Error, task.MaxMessage)}, args...)...)
-	return n > 0, tidy(doing, noSuchID(err))
+	if err = noSuchID(err); isNotFound(err) {
+		err = nil
+	}
+	return n > 0, tidy(doing, err)
 }
 
 // RequestCancel leaves an operator's wish to have a task in progress cancelled
