@@ -52,7 +52,9 @@ type KubernetesOptions struct {
 
 // Kubernetes is a running control plane that belongs to this process: it is
 // killed when the process dies. Everything in it is real, with RBAC on, up to
-// the nodes and their pods: these kwok plays, and nothing runs in them.
+// the nodes and their pods: these kwok plays, nothing runs in them, and they
+// have no logs. Nor are there volumes or load balancers: a claim stays pending,
+// and a Service of type LoadBalancer without an address.
 type Kubernetes struct {
 	URL             string // https://127.0.0.1:port
 	Port            int

@@ -97,7 +97,9 @@ func buildCached(ctx context.Context, p program) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	temp := path + ".new"
+	// A build whose process died may still write to its own.
+	temp := path + "." + uniqueName()
+	defer os.Remove(temp) // gone already when all went well
 	// Other tests run meanwhile: nice, so that theirs is the processor.
 	cmd := exec.CommandContext(ctx, "nice", "-n", "15", "go", "build", "-mod=readonly", "-buildvcs=false", "-trimpath",
 		"-ldflags", p.ldflags, "-o", temp, p.pkg)
