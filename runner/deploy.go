@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	// margin is what a deployment may take beyond its own limits before it is
-	// taken to hang.
-	margin = time.Minute
-	// exitLimit is how long wrktalk-deploy may take to end once it has reported
-	// its result.
-	exitLimit = 10 * time.Second
+	// defaultMargin is what a deployment may take beyond its own limits before it
+	// is taken to hang.
+	defaultMargin = time.Minute
+	// defaultExitLimit is how long wrktalk-deploy may take to end once it has
+	// reported its result.
+	defaultExitLimit = 10 * time.Second
 )
 
 // deploy has wrktalk-deploy carry out the job behind the maintenance page, and
@@ -79,7 +79,7 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 		return notStarted(job, err), "", nil
 	}
 
-	limit := job.Timeout + job.RestoreTimeout + r.MaintenanceTimeout + margin
+	limit := job.Timeout + job.RestoreTimeout + r.MaintenanceTimeout + r.margin
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	within := func(d time.Duration) {
@@ -99,7 +99,7 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 		r.event(t, task.PhaseRestoring, why+": giving the deployment up")
 		p.interrupt()
 		if res == nil {
-			within(job.RestoreTimeout + margin)
+			within(job.RestoreTimeout + r.margin)
 		}
 	}
 	for open := true; open; {
@@ -113,7 +113,7 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 				r.answer(sig, t, p, beat, page)
 			case m.Result != nil:
 				res = m.Result
-				within(exitLimit)
+				within(r.exitLimit)
 			}
 		case <-wished:
 			giveUp(beat.wish.error())
@@ -165,7 +165,7 @@ func notStarted(job deployment.Job, err error) *deployment.Result {
 // claim that was lost is refused by saying nothing: the caller sees it next.
 func (r *Runner) answer(sig Signals, t *staging.Task, p *process, beat *heartbeat, page *page) {
 	reply := deployment.Reply{Reason: beat.doubt(sig.Kill, r.Lease)}
-	if reply.Reason == "" {
+	if reply.Reason == "" && !beat.lost() {
 		reply = page.enter(sig.Kill)
 	}
 	if beat.lost() || sig.Kill.Err() != nil {

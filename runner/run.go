@@ -83,11 +83,17 @@ func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
 }
 
 // keep writes the outcome to disk. While it cannot, the task is not run again
-// but for a stop of the agent.
+// but for a stop of the agent. A directory that somebody removed is given up.
 func (r *Runner) keep(sig Signals, t *staging.Task, o task.Outcome) error {
 	ctx, release := afterDone(sig.Stop, lastTry)
 	defer release()
-	return r.again(ctx, t, "keep the outcome", func(context.Context) error { return t.SetOutcome(o) })
+	return r.again(ctx, t, "keep the outcome", func(context.Context) error {
+		err := t.SetOutcome(o)
+		if err != nil && t.Gone() {
+			release()
+		}
+		return err
+	})
 }
 
 // outcome finds out what comes of the task, deploying it unless there is a

@@ -77,12 +77,17 @@ type Runner struct {
 
 	flagged *bool // the last value that maintenance_mode_enabled was given
 	phases  meter.Stopwatch
+
+	margin, exitLimit time.Duration
 }
 
 // New returns a runner over an open database and a staging directory that was
 // opened as its runner. Both stay the caller's.
 func New(db *taskdb.DB, dir *staging.Dir, o Options) *Runner {
-	return &Runner{Options: o, db: db, dir: dir, phases: meter.Stopwatch{Meter: o.Meter}}
+	return &Runner{
+		Options: o, db: db, dir: dir, phases: meter.Stopwatch{Meter: o.Meter},
+		margin: defaultMargin, exitLimit: defaultExitLimit,
+	}
 }
 
 // Run carries out tasks until sig.Stop is done and the one in flight has ended.
