@@ -53,7 +53,7 @@ func (db *DB) RequestCancel(ctx context.Context, id task.ID, token task.Token, r
 	_, err := db.exec(ctx, `insert into wrktalk_agent.cancellation as c (task, token, reason) values ($1, $2, $3)
 		on conflict (task, token) do update set reason = coalesce(nullif(excluded.reason, ''), c.reason)`,
 		string(id), string(token), task.SafeText(reason, task.MaxMessage))
-	return tidy(doing, err)
+	return orNotMigrated(doing, tidy(doing, err))
 }
 
 // CancelRequested reports whether RequestCancel was called for a claim, and
@@ -66,9 +66,15 @@ func (db *DB) CancelRequested(ctx context.Context, id task.ID, token task.Token)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", false, nil
 	}
-	err = tidy(doing, err)
-	if errors.Is(err, ErrSchema) || errors.Is(err, ErrPermission) {
-		err = &Error{doing: doing, cause: ErrNotMigrated}
-	}
+	err = orNotMigrated(doing, tidy(doing, err))
 	return reason, err == nil, err
+}
+
+// orNotMigrated makes an error of a table that is missing, for example because
+// an older program migrated, or that may not be used, ErrNotMigrated.
+func orNotMigrated(doing string, err error) error {
+	if errors.Is(err, ErrSchema) || errors.Is(err, ErrPermission) {
+		return &Error{doing: doing, cause: ErrNotMigrated}
+	}
+	return err
 }
