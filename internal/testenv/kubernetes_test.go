@@ -290,7 +290,7 @@ func TestHelmWaitsForReal(t *testing.T) {
 		t.Fatalf("install: %v: %s", err, out)
 	}
 	// A short timeout only makes the failure come sooner: these pods never get ready.
-	if out, err := helm("upgrade", "tiny", chart, "--wait", "--timeout", "2s", "--set", "fail=crash"); err == nil {
+	if out, err := helm("upgrade", "tiny", chart, "--wait", "--timeout", "5s", "--set", "fail=crash"); err == nil {
 		t.Fatalf("upgrade to pods that crash: no error: %s", out)
 	}
 	if out, err := helm("rollback", "tiny", "1", "--wait", "--timeout", "60s"); err != nil {
