@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/lifeline"
+	"github.com/wrktalk/wrktalk-agent/internal/meter"
 )
 
 // The test binary is its own helper: as "component NAME MODE ARG..." it is a
@@ -97,6 +98,11 @@ func component(name, mode string, args []string) int {
 	case "unready": // never becomes ready
 		line.Ready(args[0])
 		asked(line, signals, log)
+	case "count": // reports what it did, and one thing nobody keeps, and dies
+		m := meter.Meter(line.Measure)
+		m.Mail(meter.MailSent)
+		m.Mail("odd")
+		return 1
 	case "exit":
 		line.Ready("")
 		code, _ := strconv.Atoi(args[0])
