@@ -97,7 +97,7 @@ func (r *inspection) print(w io.Writer, whole bool, now time.Time) error {
 		} else if n > 1 {
 			count = fmt.Sprintf("%d tasks", n)
 		}
-		fmt.Fprintf(&b, "\n%s/  %s: %s\n", s.State, count, s.Meaning)
+		fmt.Fprintf(&b, "\n%s/  %s (%s)\n", s.State, count, s.Meaning)
 		for _, t := range s.Tasks {
 			t.print(&b, whole, now)
 		}
