@@ -211,12 +211,17 @@ var flagSteps = map[string][]struct {
 		{kind: task.KindRollback, to: "c", want: "c/d", next: "a"},
 	},
 	"defect 12: rollback over two": {
-		{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {to: "c", want: "c/b"},
+		{to: "a", want: "a/-"},
+		{to: "b", want: "b/a"},
+		{to: "c", want: "c/b"},
 		{kind: task.KindRollback, to: "a", want: "a/c", next: "b"},
 	},
 	"defect 12: what was left behind counts again once deployed": {
-		{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {kind: task.KindRollback, to: "a", want: "a/b", next: "-"},
-		{to: "b", want: "b/a", next: "a"}, {to: "c", want: "c/b", next: "b"},
+		{to: "a", want: "a/-"},
+		{to: "b", want: "b/a"},
+		{kind: task.KindRollback, to: "a", want: "a/b", next: "-"},
+		{to: "b", want: "b/a", next: "a"},
+		{to: "c", want: "c/b", next: "b"},
 	},
 	"rollback to the current": {{to: "a", want: "a/-"}, {to: "b", want: "b/a"}, {kind: task.KindRollback, to: "b", want: "b/a"}},
 }
