@@ -92,12 +92,14 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 	fenced, kill := beat.fenced, sig.Kill.Done()
 	wished := beat.wish.made
 	if job.Action == deployment.ActionRecover {
-		wished = nil // it restores already
+		wished = nil // it restores already, which is all that giving up could mean
 	}
 	giveUp := func(why string) {
 		wished, interrupt, grace = nil, nil, nil
-		r.event(t, task.PhaseRestoring, why+": giving the deployment up")
-		p.interrupt()
+		if job.Action != deployment.ActionRecover {
+			r.event(t, task.PhaseRestoring, why+": giving the deployment up")
+			p.interrupt()
+		}
 		if res == nil {
 			within(job.RestoreTimeout + r.margin)
 		}

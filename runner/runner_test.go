@@ -71,7 +71,7 @@ func TestMisbehavingDeployment(t *testing.T) {
 			b := newBench(t, c.deploy, c.recover)
 			if c.short {
 				b.margin, b.exitLimit = 200*time.Millisecond, time.Millisecond
-				b.opts.Timeout, b.opts.RestoreTimeout, b.opts.MaintenanceTimeout = 0, 0, 800*time.Millisecond
+				b.opts.Timeout, b.opts.RestoreTimeout, b.opts.MaintenanceTimeout = 0, 0, 3*time.Second
 			}
 			task, name := b.ready()
 			b.start()
