@@ -12,10 +12,10 @@ GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 # Two packages at a time: each starts servers of its own.
 TESTFLAGS ?= -race -timeout 30m -p 2
 
-.PHONY: help build demo test lint unit fault fmt bench setup clean
+.PHONY: help build demo demo-kubernetes test lint unit fault fmt bench setup clean
 
 help: ## list every target
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build both programs into bin/
 	@CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/wrktalk-agent ./cmd/wrktalk-deploy
@@ -24,6 +24,11 @@ demo: ## see it work: a throw-away database, two releases deployed, the mails
 	@scripts/setup demo
 	@$(MAKE) --no-print-directory build
 	@go run ./demo
+
+demo-kubernetes: ## the same on Kubernetes: install, upgrade, a release that fails, a rollback
+	@scripts/setup demo-kubernetes
+	@$(MAKE) --no-print-directory build
+	@go run ./demo kubernetes
 
 test: ## lint and every test, race detector included, on real servers
 	@scripts/setup test

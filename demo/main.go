@@ -11,11 +11,11 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,22 +29,23 @@ import (
 //go:embed release
 var release embed.FS
 
-const (
-	project = "wrktalk-demo"
-	agent   = "bin/wrktalk-agent"
-)
+const agent = "bin/wrktalk-agent"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	d := &demo{}
-	err := d.run(ctx)
+	steps := d.compose()
+	if len(os.Args) > 1 && os.Args[1] == "kubernetes" {
+		steps = d.kubernetes()
+	}
+	err := d.run(ctx, steps)
 	if cleanErr := d.clean(); cleanErr != nil {
 		err = errors.Join(err, fmt.Errorf("clean up: %w", cleanErr))
 	}
 	switch {
 	case err == nil:
-		fmt.Println("\nAll of it is gone again: containers, images, database, mails, staging directory.")
+		fmt.Println("\nAll of it is gone again: what was deployed, database, mails, staging directory.")
 	case ctx.Err() != nil:
 		fmt.Println("\nStopped; all of it is gone again.")
 	default:
@@ -55,20 +56,21 @@ func main() {
 
 // demo is what the demo has started so far.
 type demo struct {
-	dir     string
-	env     []string // of wrktalk-agent, beside the plain environment
+	dir string
+	env []string // of wrktalk-agent, beside the plain environment
+
+	deploymentType string
+
 	pg      *testenv.Postgres
 	smtp    *testenv.SMTP
-	images  []string
 	service *exec.Cmd
 	log     *os.File
-	port    int
+	undo    []func() error // what else is to be cleaned up, the last first
+	hints   []string       // what a person may try while it lingers
 }
 
-func (d *demo) run(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{
-		d.prepare, d.buildImages, d.database, d.start, d.first, d.second, d.show, d.linger,
-	} {
+func (d *demo) run(ctx context.Context, steps []func(context.Context) error) error {
+	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -104,23 +106,6 @@ func (d *demo) prepare(context.Context) (err error) {
 	})
 }
 
-func image(version string) string { return project + "/web:" + version }
-
-// buildImages builds the application's images, which hold one static program each.
-func (d *demo) buildImages(ctx context.Context) error {
-	title("Building the sample application, versions 1.0.0 and 1.1.0")
-	if err := testenv.CheckDocker(ctx); err != nil {
-		return err
-	}
-	for _, v := range []string{"1.0.0", "1.1.0"} {
-		if err := testenv.BuildAppImage(ctx, image(v), v, time.Second); err != nil {
-			return err
-		}
-		d.images = append(d.images, image(v))
-	}
-	return nil
-}
-
 // database starts PostgreSQL and the mail server, and puts into the database
 // what a customer's has: the tables, the mail settings, two administrators.
 func (d *demo) database(ctx context.Context) (err error) {
@@ -134,34 +119,29 @@ func (d *demo) database(ctx context.Context) (err error) {
 	if d.smtp, err = testenv.StartSMTP(testenv.SMTPOptions{}); err != nil {
 		return err
 	}
-	if d.port, err = freePort(); err != nil {
-		return err
-	}
 	listen, err := freePort()
 	if err != nil {
 		return err
 	}
-	d.env = []string{
-		"WRKTALK_AGENT_DEPLOYMENT_TYPE=docker",
+	d.env = append(d.env,
+		"WRKTALK_AGENT_DEPLOYMENT_TYPE="+d.deploymentType,
 		"WRKTALK_AGENT_DB_HOST=127.0.0.1",
-		"WRKTALK_AGENT_DB_PORT=" + strconv.Itoa(d.pg.Port),
+		"WRKTALK_AGENT_DB_PORT="+strconv.Itoa(d.pg.Port),
 		"WRKTALK_AGENT_DB_SSL_MODE=disable",
-		"WRKTALK_AGENT_COMPOSE_PROJECT_NAME=" + project,
-		"WRKTALK_AGENT_COMPOSE_WORKING_DIR=" + filepath.Join(d.dir, "compose"),
 		"WRKTALK_AGENT_MAINTENANCE_MODE_HANDLER=none",
-		"WRKTALK_AGENT_HTTP_LISTEN=127.0.0.1:" + strconv.Itoa(listen),
-		"STATE_DIRECTORY=" + filepath.Join(d.dir, "state"),
-		"RUNTIME_DIRECTORY=" + filepath.Join(d.dir, "run"),
-	}
+		"WRKTALK_AGENT_HTTP_LISTEN=127.0.0.1:"+strconv.Itoa(listen),
+		"STATE_DIRECTORY="+filepath.Join(d.dir, "state"),
+		"RUNTIME_DIRECTORY="+filepath.Join(d.dir, "run"),
+	)
 	if err := d.agent(ctx, "migrate", "--create"); err != nil {
 		return err
 	}
 	_, err = d.pg.SQL("wrktalk", fmt.Sprintf(`
-		insert into deployment_config (deployment_type, compose_project_name, smtp_host, smtp_port, smtp_from)
-			values ('docker', '%s', '%s', %d, 'WrkTalk Agent <agent@demo.example>');
+		insert into deployment_config (deployment_type, smtp_host, smtp_port, smtp_from)
+			values ('%s', '%s', %d, 'WrkTalk Agent <agent@demo.example>');
 		insert into admin (name, email) values ('Ada', 'ada@demo.example'), ('Grace', 'grace@demo.example');
 		insert into admin (name, email, is_active) values ('Former', 'former@demo.example', false);`,
-		project, d.smtp.Host, d.smtp.Port))
+		d.deploymentType, d.smtp.Host, d.smtp.Port))
 	return err
 }
 
@@ -178,45 +158,23 @@ func (d *demo) start(ctx context.Context) (err error) {
 	return d.service.Start()
 }
 
-func (d *demo) first(ctx context.Context) error {
-	title("The first release")
-	return d.deploy(ctx, "1.0.0", "Hello")
-}
-
-func (d *demo) second(ctx context.Context) error {
-	title("The next release")
-	return d.deploy(ctx, "1.1.0", "Hello again")
-}
-
-// deploy pushes a release, deploys it and asks the application who it is.
-func (d *demo) deploy(ctx context.Context, version, greeting string) error {
-	env := filepath.Join(d.dir, version+".env")
-	text := fmt.Sprintf("IMAGE=%s\nPORT=%d\nGREETING=%s\nDB_PASSWORD=never-leaves-the-row\n", image(version), d.port, greeting)
-	if err := os.WriteFile(env, []byte(text), 0o600); err != nil {
-		return err
-	}
-	if err := d.agent(ctx, "push", filepath.Join(d.dir, "release"), "--version", version, "--env", env); err != nil {
-		return err
-	}
-	if err := d.agent(ctx, "deploy", version, "--wait"); err != nil {
-		return d.explain(err)
-	}
-	body, err := get(ctx, fmt.Sprintf("http://127.0.0.1:%d/", d.port))
-	if err != nil {
-		return err
-	}
-	fmt.Printf("$ curl http://127.0.0.1:%d/\n%s\n", d.port, body)
-	return nil
-}
-
-// show prints what a person wants to see in the end.
-func (d *demo) show(ctx context.Context) error {
+// mails waits until n mails have arrived and lists them.
+func (d *demo) mails(ctx context.Context, n int) error {
 	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	mails, err := d.smtp.Await(wait, 4)
+	mails, err := d.smtp.Await(wait, n)
 	if err != nil {
 		return d.explain(fmt.Errorf("await the mails: %w", err))
 	}
+	title("The mails that arrived")
+	for _, m := range mails {
+		fmt.Printf("to %-20s %s\n", strings.Join(m.To, ", "), header(m.Raw, "Subject"))
+	}
+	return nil
+}
+
+// rows shows the tasks as the database has them.
+func (d *demo) rows(ctx context.Context) error {
 	title("Where things stand")
 	if err := d.agent(ctx, "status"); err != nil {
 		return err
@@ -227,19 +185,7 @@ func (d *demo) show(ctx context.Context) error {
 		return err
 	}
 	fmt.Println(rows)
-	title("The container, as the standard tools see it")
-	ps, err := testenv.RunDocker(ctx, "ps", "--filter", "label=com.docker.compose.project="+project,
-		"--format", "table {{.Names}}\t{{.Image}}\t{{.Status}}\t{{.Ports}}")
-	if err != nil {
-		return err
-	}
-	fmt.Println(ps)
-	title("The mails that arrived")
-	for _, m := range mails {
-		fmt.Printf("to %-20s %s\n", strings.Join(m.To, ", "), header(m.Raw, "Subject"))
-	}
-	title("The staging directory")
-	return d.staging(ctx)
+	return nil
 }
 
 // staging lists the staging directory once the notifier has emptied it.
@@ -289,7 +235,9 @@ func (d *demo) linger(ctx context.Context) error {
 		return nil
 	}
 	title("Everything is still running")
-	fmt.Printf("The application: http://127.0.0.1:%d/\n", d.port)
+	for _, hint := range d.hints {
+		fmt.Println(hint)
+	}
 	fmt.Printf("The agent's log: %s\n", d.log.Name())
 	fmt.Print("Commands of your own need this environment:\n\n")
 	for _, v := range d.env {
@@ -312,17 +260,13 @@ func (d *demo) linger(ctx context.Context) error {
 
 // clean stops and removes everything that was started.
 func (d *demo) clean() error {
-	ctx := context.Background()
 	var errs []error
 	if d.service != nil && d.service.Process != nil {
 		d.service.Process.Signal(syscall.SIGTERM)
 		d.service.Wait() // its exit code does not matter any more
 	}
-	if len(d.images) > 0 {
-		errs = append(errs, testenv.RemoveComposeProject(ctx, project))
-	}
-	for _, ref := range d.images {
-		errs = append(errs, testenv.RemoveImage(ctx, ref))
+	for _, undo := range slices.Backward(d.undo) {
+		errs = append(errs, undo())
 	}
 	if d.smtp != nil {
 		errs = append(errs, d.smtp.Close())
@@ -374,21 +318,6 @@ func (d *demo) command(args ...string) *exec.Cmd {
 		}
 	}
 	return cmd
-}
-
-func get(ctx context.Context, url string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", fmt.Errorf("ask the application: %w", err)
-	}
-	defer res.Body.Close()
-	body := make([]byte, 256)
-	n, _ := res.Body.Read(body)
-	return strings.TrimSpace(string(body[:n])), nil
 }
 
 func header(raw []byte, name string) string {
