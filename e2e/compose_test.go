@@ -352,6 +352,9 @@ func TestCommandsFromPushToStatus(t *testing.T) {
 	if out := must("config"); strings.Contains(out, dbPassword) || !strings.Contains(out, "[redacted]") {
 		t.Errorf("config:\n%s", out)
 	}
+	if out := must("rollback", "2.0.0", "--wait"); !strings.Contains(out, "rollback of 2.0.0 completed") {
+		t.Errorf("rollback --wait:\n%s", out)
+	}
 	if _, stderr, code := w.command("deploy", "3.0.0"); code != 1 || !strings.Contains(stderr, "wrktalk-agent push") {
 		t.Errorf("a release that is not there: exit code %d, %s", code, stderr)
 	}

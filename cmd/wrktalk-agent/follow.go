@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -53,11 +54,26 @@ func verdict(t taskdb.TaskRow) string {
 	if t.PickedUpAt != nil && t.CompletedAt != nil {
 		took = fmt.Sprintf(" in %s", t.CompletedAt.Sub(*t.PickedUpAt).Round(10*time.Millisecond))
 	}
-	text := fmt.Sprintf("%s of %s %s%s", t.Kind, orDash(t.ReleaseVersion), t.Status, took)
+	text := fmt.Sprintf("%s of %s %s%s", t.Kind, orDash(versionOf(t)), t.Status, took)
 	if t.Status == task.StatusFailed {
 		text += ": " + t.ErrorMessage
 	}
 	return text
+}
+
+// versionOf returns the release a task is about: the one it names, or the one
+// that its result says it came to.
+func versionOf(t taskdb.TaskRow) string {
+	if t.ReleaseVersion != "" {
+		return t.ReleaseVersion
+	}
+	var result struct {
+		Version string `json:"release_version"`
+	}
+	if json.Unmarshal(t.Result, &result) != nil {
+		return ""
+	}
+	return result.Version
 }
 
 // follower shows one task.
