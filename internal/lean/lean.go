@@ -19,19 +19,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	afterStart = 5 * time.Second  // starting is over by then
-	every      = 15 * time.Second // a poll or a page of metrics touches a few megabytes
-)
+// Starting is over by the first of these, on a busy machine by the second.
+var afterStart = []time.Duration{time.Second, 4 * time.Second}
+
+// every is how long a process may stay large: a poll or a page of metrics
+// touches a few megabytes.
+const every = 15 * time.Second
 
 // Start begins to keep this process small. The caller calls stop.
 func Start() (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		timer := time.NewTimer(afterStart)
+		timer := time.NewTimer(afterStart[0])
 		defer timer.Stop()
-		for {
+		for n := 1; ; n++ {
 			select {
 			case <-quit:
 				return
@@ -39,7 +41,11 @@ func Start() (stop func()) {
 			}
 			// It is a matter of a few megabytes: where it does not work, all else does.
 			_, _ = Release()
-			timer.Reset(every)
+			if n < len(afterStart) {
+				timer.Reset(afterStart[n])
+			} else {
+				timer.Reset(every)
+			}
 		}
 	}()
 	return func() { close(quit); <-done }
