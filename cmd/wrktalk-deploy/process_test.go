@@ -36,11 +36,12 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	code := m.Run()
-	if ref, err := image(); err == nil {
-		_ = testenv.RemoveImage(context.Background(), ref)
-	}
-	os.Exit(code)
+	testenv.AtExit(func() {
+		if ref, err := image(); err == nil {
+			_ = testenv.RemoveImage(context.Background(), ref)
+		}
+	})
+	testenv.Main(m)
 }
 
 // process is a wrktalk-deploy with the test as its runner.

@@ -117,24 +117,31 @@ func (k *client) watch(list kube.ResourceList) (stop func()) {
 	if len(objects) == 0 {
 		return func() {}
 	}
-	k.say(task.PhaseWaiting, fmt.Sprintf("waiting until %d objects are ready", len(objects)))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
+	noun := "objects are"
+	if len(objects) == 1 {
+		noun = "object is"
+	}
+	k.say(task.PhaseWaiting, fmt.Sprintf("waiting until %d %s ready", len(objects), noun))
+	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(progressTick)
 		defer tick.Stop()
 		for before := ""; ; {
-			if now := k.cluster.laggards(ctx, objects); now != "" && now != before {
+			// Not cut off by the end of the wait: client-go would log an error.
+			ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
+			now := k.cluster.laggards(ctx, objects)
+			cancel()
+			if now != "" && now != before {
 				k.say(task.PhaseWaiting, task.SafeText(now, maxQuote))
 				before = now
 			}
 			select {
-			case <-ctx.Done():
+			case <-ended:
 				return
 			case <-tick.C:
 			}
 		}
 	}()
-	return func() { cancel(); <-done }
+	return func() { close(ended); <-done }
 }

@@ -65,8 +65,7 @@ func connect(h *deployment.Helm, timeout time.Duration, out io.Writer) (*cluster
 	config.QPS, config.Burst = requestsPerSecond, requestBurst
 	config.UserAgent = "wrktalk-deploy/" + version.Get().Version
 	config.WarningHandler = rest.NewWarningWriter(out, rest.WarningWriterOptions{Deduplicate: true})
-	klog.LogToStderr(false)
-	klog.SetOutput(out)
+	quietKlog(out)
 
 	c := &cluster{namespace: h.Namespace, config: config, log: func(format string, args ...any) {
 		_, _ = fmt.Fprintf(out, strings.TrimRight(format, "\n")+"\n", args...) // a log that cannot be written stops nothing
@@ -88,7 +87,15 @@ func connect(h *deployment.Helm, timeout time.Duration, out io.Writer) (*cluster
 	return c, nil
 }
 
-// The files of a service account, as Kubernetes mounts them.
+// quietKlog has client-go's log go to out, each line once: it writes an error to
+// the logs of all lower severities as well.
+func quietKlog(out io.Writer) {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	klog.SetOutputBySeverity("INFO", out)
+}
+
+// serviceAccountToken is where Kubernetes mounts a pod's own token.
 const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 // restConfig finds the API: the kubeconfig that is configured, else the service

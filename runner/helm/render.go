@@ -179,6 +179,7 @@ func kindOf(doc string) (schema.GroupVersionKind, bool) {
 // crd is a kind that a chart's crds directory brings.
 type crd struct{ name, group, kind, plural, scope string }
 
+// ownCRDs returns the kinds that ch brings.
 func ownCRDs(ch *chart.Chart) []crd {
 	var found []crd
 	for _, obj := range ch.CRDObjects() {

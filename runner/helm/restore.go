@@ -11,8 +11,12 @@ import (
 	"github.com/wrktalk/wrktalk-agent/runner/deployment"
 )
 
-// retryDelay is between two tries to reach an API that is away.
-const retryDelay = 2 * time.Second
+const (
+	// retryDelay is between two tries to reach an API that is away.
+	retryDelay = 2 * time.Second
+	// restoreTries is how often a rollback is tried that the API cut short.
+	restoreTries = 3
+)
 
 // afterFailure explains why the release did not come up, brings back what
 // served before, and returns the Result. The child that failed is gone.
@@ -123,11 +127,21 @@ func (r *run) restore(ctx context.Context, res deployment.Result, now history, f
 	}
 	version := versionOf(back, r.job)
 	r.emit(task.PhaseRestoring, fmt.Sprintf("rolling back to revision %d, release %s", back.Version, version))
-	end := r.child(ctx, order{Op: opRollback, Action: actionRestore, Revision: back.Version}, nil)
-	if end.err == nil {
-		res.Restored, res.Serving, res.HelmRevision = true, version, end.created
-		res.Message = fmt.Sprintf("%s; release %s was restored and serves as revision %d", what, version, end.created)
-		return res
+	var end ending
+	for range restoreTries {
+		end = r.child(ctx, order{Op: opRollback, Action: actionRestore, Revision: back.Version}, nil)
+		if end.err == nil {
+			res.Restored, res.Serving, res.HelmRevision = true, version, end.created
+			res.Message = fmt.Sprintf("%s; release %s was restored and serves as revision %d", what, version, end.created)
+			return res
+		}
+		if end.late || end.cause != nil || ctx.Err() != nil {
+			break // time or a hook is the reason, not an API that went away
+		}
+		note(r.out, "rolling back failed: %v", end.err)
+		if again, err := r.patiently(ctx); err != nil || r.cluster.markFailed(again, "restoring failed: "+end.err.Error()) != nil {
+			break
+		}
 	}
 	return r.notRestored(res, end, what, version)
 }

@@ -1,0 +1,276 @@
+package helm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == StepArg {
+		os.Exit(Step())
+	}
+	testenv.Main(m)
+}
+
+const releaseName = "app"
+
+// bench is one release in a namespace of its own on the real API.
+type bench struct {
+	t          *testing.T
+	k          *testenv.Kubernetes
+	ns         string
+	kubeconfig string
+	gate       func(context.Context) error // what the gate does, besides counting
+	onEvent    func(task.Event)
+	gates      int
+	events     []task.Event
+	log        string
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	k := testenv.SharedKubernetes(t)
+	return &bench{t: t, k: k, ns: k.Namespace(t), kubeconfig: k.AdminKubeconfig}
+}
+
+// files are a chart: a Deployment "web" whose pods carry annotations, a Secret
+// and a ConfigMap with the value of "greeting".
+func files(version string, more map[string]string) map[string]string {
+	f := map[string]string{
+		"Chart.yaml":  "apiVersion: v2\nname: app\nversion: " + version + "\n",
+		"values.yaml": "greeting: from the chart\nreplicas: 1\npod: {}\npassword: default-password\n",
+		"templates/web.yaml": `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: {{ .Values.replicas }}
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata:
+      labels: {app: web}
+      annotations: {{ merge (dict "version" .Chart.Version) .Values.pod | toJson }}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: main, image: example.test/web:{{ .Chart.Version }}}]
+`,
+		"templates/config.yaml": `apiVersion: v1
+kind: ConfigMap
+metadata: {name: config}
+data: {greeting: {{ .Values.greeting | quote }}, version: {{ .Chart.Version | quote }}, name: {{ .Release.Name }}}
+`,
+		"templates/secret.yaml": `apiVersion: v1
+kind: Secret
+metadata: {name: secret}
+stringData: {db-password: {{ .Values.password | quote }}}
+`,
+		"templates/NOTES.txt": "{{ .Chart.Name }} {{ .Chart.Version }} greets {{ .Values.greeting }} with {{ .Values.password }}",
+	}
+	maps.Copy(f, more)
+	return f
+}
+
+// release writes a release's payload and values to a staging directory.
+func (b *bench) release(version string, files map[string]string, values string) *deployment.Release {
+	return newRelease(b.t, version, files, values)
+}
+
+func newRelease(t *testing.T, version string, files map[string]string, values string) *deployment.Release {
+	t.Helper()
+	dir := t.TempDir()
+	rel := &deployment.Release{ArtifactID: "artifact-" + version, Version: version, PayloadDir: filepath.Join(dir, "payload")}
+	if err := os.Mkdir(rel.PayloadDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fmt.Fprint(h, version, name, files[name])
+		path := filepath.Join(rel.PayloadDir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(files[name]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rel.SHA256 = hex.EncodeToString(h.Sum(nil))
+	if values != "" {
+		rel.ValuesFile = filepath.Join(dir, "values.yaml")
+		if err := os.WriteFile(rel.ValuesFile, []byte(values), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return rel
+}
+
+// failing returns values that make the pods fail in a way of the test
+// environment.
+func failing(how string) string {
+	return fmt.Sprintf("pod: {%s: %s}\n", testenv.FailAnnotation, how)
+}
+
+func (b *bench) job(rel, prev *deployment.Release) deployment.Job {
+	return deployment.Job{
+		Schema: deployment.Schema, Action: deployment.ActionDeploy, Kind: task.KindDeploy,
+		TaskID: task.ID("task-" + rel.Version), Token: task.Token("2026-11-23 13:39:15.5+00 " + rel.Version),
+		Release: *rel, Previous: prev,
+		Timeout: time.Minute, RestoreTimeout: time.Minute,
+		Helm: &deployment.Helm{Namespace: b.ns, Release: releaseName, Kubeconfig: b.kubeconfig, HistoryMax: 10},
+	}
+}
+
+func (b *bench) run(job deployment.Job) deployment.Result {
+	b.t.Helper()
+	return b.runContext(context.Background(), job)
+}
+
+func (b *bench) runContext(ctx context.Context, job deployment.Job) deployment.Result {
+	b.t.Helper()
+	var out bytes.Buffer
+	b.events, b.gates = nil, 0
+	d := &Deployer{
+		Out: &out,
+		Emit: func(e task.Event) {
+			b.events = append(b.events, e)
+			if b.onEvent != nil {
+				b.onEvent(e)
+			}
+		},
+		Gate: func(ctx context.Context) error {
+			b.gates++
+			if b.gate != nil {
+				return b.gate(ctx)
+			}
+			return nil
+		},
+	}
+	res := d.Run(ctx, job)
+	b.log = out.String()
+	var said strings.Builder
+	for _, e := range b.events {
+		fmt.Fprintf(&said, "  %s: %s\n", e.Phase, e.Text)
+	}
+	b.t.Logf("%s %s: %+v\n%s%s", job.Action, job.Release.Version, res, said.String(), b.log)
+	return res
+}
+
+// up deploys rel over prev and must succeed.
+func (b *bench) up(rel, prev *deployment.Release) deployment.Result {
+	b.t.Helper()
+	res := b.run(b.job(rel, prev))
+	if !res.Succeeded || !res.Touched || res.Error != "" || res.Serving != rel.Version || b.gates != 1 {
+		b.t.Fatalf("deploy %s: %+v, %d gates", rel.Version, res, b.gates)
+	}
+	return res
+}
+
+// helm runs the standard CLI.
+func (b *bench) helm(args ...string) string {
+	b.t.Helper()
+	out, err := b.k.Helm(append(args, "--namespace", b.ns)...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return out
+}
+
+// revision is a line of `helm history`.
+type revision struct {
+	Revision    int
+	Status      string
+	Chart       string
+	Description string
+}
+
+func (b *bench) history() []revision {
+	b.t.Helper()
+	var h []revision
+	if err := json.Unmarshal([]byte(b.helm("history", releaseName, "--output", "json")), &h); err != nil {
+		b.t.Fatal(err)
+	}
+	return h
+}
+
+// statuses returns the history as "1 superseded, 2 deployed".
+func (b *bench) statuses() string {
+	b.t.Helper()
+	var texts []string
+	for _, r := range b.history() {
+		texts = append(texts, fmt.Sprintf("%d %s", r.Revision, r.Status))
+	}
+	return strings.Join(texts, ", ")
+}
+
+func (b *bench) kubectl(args ...string) string {
+	b.t.Helper()
+	out, err := b.k.Kubectl(append(args, "--namespace", b.ns)...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// serves checks that the objects are those of version, and ready.
+func (b *bench) serves(version string) {
+	b.t.Helper()
+	if got := b.kubectl("get", "configmap", "config", "--output", "jsonpath={.data.version}"); got != version {
+		b.t.Errorf("the ConfigMap is of %q, not %q", got, version)
+	}
+	got := b.kubectl("get", "deployment", "web", "--output", "jsonpath={.spec.template.metadata.annotations.version} {.status.updatedReplicas}/{.status.readyReplicas}")
+	if got != version+" 1/1" {
+		b.t.Errorf("the Deployment is %q, not %q", got, version+" 1/1")
+	}
+}
+
+// nothing checks that the namespace holds nothing of the release.
+func (b *bench) nothing() {
+	b.t.Helper()
+	got := b.kubectl("get", "deployments,configmaps,secrets,jobs,services,persistentvolumeclaims", "--output", "name")
+	if got = strings.TrimSpace(strings.ReplaceAll(got, "configmap/kube-root-ca.crt", "")); got != "" {
+		b.t.Errorf("left behind: %s", got)
+	}
+}
+
+// failsWith checks a failed result's error for each text.
+func failsWith(t *testing.T, res deployment.Result, texts ...string) {
+	t.Helper()
+	if res.Succeeded {
+		t.Fatalf("succeeded: %+v", res)
+	}
+	if strings.ContainsAny(res.Error+res.Message, "\n\r") {
+		t.Errorf("the error is not one line: %q", res.Error)
+	}
+	for _, text := range texts {
+		if !strings.Contains(res.Error, text) {
+			t.Errorf("error %q does not mention %q", res.Error, text)
+		}
+	}
+}
+
+// refusedWith checks a result that must have changed nothing.
+func (b *bench) refusedWith(res deployment.Result, texts ...string) {
+	b.t.Helper()
+	failsWith(b.t, res, texts...)
+	if res.Touched || b.gates != 0 || !strings.Contains(res.Message, "nothing was changed") {
+		b.t.Errorf("%d gates, %+v", b.gates, res)
+	}
+}
+
+// said reports whether an event of phase has text.
+func (b *bench) said(phase task.Phase, text string) bool {
+	return slices.ContainsFunc(b.events, func(e task.Event) bool { return e.Phase == phase && strings.Contains(e.Text, text) })
+}

@@ -1,0 +1,285 @@
+package helm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+)
+
+// short makes a deployment that will not come up fail soon.
+const short = 8 * time.Second
+
+func TestFailingPodsAreNamed(t *testing.T) {
+	for how, want := range map[string]string{
+		testenv.FailCrash:     `container "main" keeps ending: exit code 1, restarted 5 times`,
+		testenv.FailImagePull: `container "main" cannot start (ImagePullBackOff): Back-off pulling image "example.test/web:2.0.0"`,
+		testenv.FailUnready:   `container "main" runs but is not ready`,
+		testenv.FailPending:   `is not ready`,
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			one := b.release("1.0.0", files("1.0.0", nil), "")
+			b.up(one, nil)
+			two := b.release("2.0.0", files("2.0.0", nil), failing(how))
+			job := b.job(two, one)
+			job.Timeout = short
+			res := b.run(job)
+			failsWith(t, res, "release 2.0.0 was not up after 8s", `deployment "web" is 0/1 ready: pod "web-`, want)
+			if !res.Restored || !res.Touched || res.Serving != "1.0.0" || res.HelmRevision != 3 ||
+				!strings.Contains(res.Message, "release 1.0.0 was restored and serves as revision 3") {
+				t.Errorf("%+v", res)
+			}
+			if !b.said(task.PhaseWaiting, "deployment/web 0/1 ready") || !b.said(task.PhaseRestoring, "rolling back to revision 1") {
+				t.Error("events are missing")
+			}
+			b.serves("1.0.0")
+			if got := b.statuses(); got != "1 superseded, 2 failed, 3 deployed" {
+				t.Errorf("history: %s", got)
+			}
+		})
+	}
+}
+
+// TestEventsAreQuoted lets the API refuse the pods: only an event says so.
+func TestEventsAreQuoted(t *testing.T) {
+	b := newBench(t)
+	one := b.release("1.0.0", files("1.0.0", nil), "")
+	b.up(one, nil)
+	if err := b.k.Apply(b.ns, `{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":"few"},"spec":{"hard":{"pods":"1"}}}`); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.k.Await(t.Context(), "/api/v1/namespaces/"+b.ns+"/resourcequotas", "few", func(o []byte) bool {
+		return strings.Contains(string(o), `"used"`)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	job := b.job(b.release("2.0.0", files("2.0.0", nil), "replicas: 3\n"), one)
+	job.Timeout = short
+	failsWith(t, b.run(job), "exceeded quota: few")
+	b.serves("1.0.0")
+}
+
+func TestFirstInstallLeavesNothing(t *testing.T) {
+	b := newBench(t)
+	more := map[string]string{
+		"templates/before.yaml": hook("before", "pre-install", ""),
+		"templates/volume.yaml": "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
+	}
+	job := b.job(b.release("1.0.0", files("1.0.0", more), failing(testenv.FailCrash)), nil)
+	job.Timeout = 12 * time.Second
+	res := b.run(job)
+	failsWith(t, res, "keeps ending", `persistentvolumeclaim "data" is not bound`)
+	if res.Restored || !res.Touched || res.Serving != "" || !strings.Contains(res.Message, "it was removed; nothing served before") {
+		t.Errorf("%+v", res)
+	}
+	b.nothing()
+	if out := b.helm("list", "--all"); strings.Contains(out, releaseName+"\t") {
+		t.Errorf("list: %s", out)
+	}
+	// The way is free for the next one.
+	b.up(b.release("1.0.1", files("1.0.1", nil), ""), nil)
+}
+
+func TestFailingHooks(t *testing.T) {
+	fail := fmt.Sprintf("%s: %s", testenv.FailAnnotation, testenv.FailExit)
+	for name, c := range map[string]struct{ event, want string }{
+		"before": {"pre-upgrade", `release 2.0.0 did not come up: hook job/bad failed: pod "bad-`},
+		"after":  {"post-upgrade", `release 2.0.0 did not come up: hook job/bad failed: pod "bad-`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			one := b.release("1.0.0", files("1.0.0", nil), "")
+			b.up(one, nil)
+			text := hook("bad", c.event, fail)
+			if name == "after" { // its pods are gone when Helm returns
+				text = strings.Replace(text, "annotations: {helm.sh/hook:", `annotations: {helm.sh/hook-delete-policy: hook-failed, helm.sh/hook:`, 1)
+			}
+			res := b.run(b.job(b.release("2.0.0", files("2.0.0", map[string]string{"templates/bad.yaml": text}), ""), one))
+			failsWith(t, res, c.want, `container "main" ended: exit code 1`)
+			if !res.Restored || res.Serving != "1.0.0" {
+				t.Errorf("%+v", res)
+			}
+			b.serves("1.0.0")
+		})
+	}
+	t.Run("first install", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t)
+		res := b.run(b.job(b.release("1.0.0", files("1.0.0", map[string]string{"templates/bad.yaml": hook("bad", "post-install", fail)}), ""), nil))
+		failsWith(t, res, "hook job/bad failed")
+		b.nothing()
+	})
+	t.Run("too slow", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t)
+		one := b.release("1.0.0", files("1.0.0", nil), "")
+		b.up(one, nil)
+		slow := hook("slow", "pre-upgrade", testenv.RunForAnnotation+": 1h")
+		job := b.job(b.release("2.0.0", files("2.0.0", map[string]string{"templates/slow.yaml": slow}), ""), one)
+		job.Timeout = short
+		res := b.run(job)
+		failsWith(t, res, "was not up after 8s: hook job/slow was not done in time")
+		b.serves("1.0.0")
+	})
+	t.Run("rollback hook", func(t *testing.T) {
+		t.Parallel()
+		b := newBench(t)
+		one := b.release("1.0.0", files("1.0.0", map[string]string{"templates/bad.yaml": hook("bad", "pre-rollback", fail)}), "")
+		b.up(one, nil)
+		job := b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), one)
+		job.Timeout = short
+		res := b.run(job)
+		failsWith(t, res, "keeps ending", "RESTORING release 1.0.0 FAILED as well: hook job/bad failed")
+		if res.Restored || res.Serving != "" || !strings.Contains(res.Message, "could not be restored") {
+			t.Errorf("%+v", res)
+		}
+		// Helm would leave it pending-rollback, and every later upgrade refused.
+		if got := b.statuses(); got != "1 deployed, 2 failed, 3 failed" {
+			t.Errorf("history: %s", got)
+		}
+		b.up(b.release("3.0.0", files("3.0.0", nil), ""), one)
+		b.serves("3.0.0")
+	})
+}
+
+// TestRefusedByTheAPI lets the API reject an object in the middle of applying.
+func TestRefusedByTheAPI(t *testing.T) {
+	b := newBench(t)
+	one := b.release("1.0.0", files("1.0.0", nil), "")
+	b.up(one, nil)
+	two := b.release("2.0.0", files("2.0.0", map[string]string{
+		"templates/web.yaml": strings.ReplaceAll(files("2.0.0", nil)["templates/web.yaml"], "app: web", "app: other"),
+	}), "password: hunter22\n")
+	res := b.run(b.job(two, one))
+	failsWith(t, res, "release 2.0.0 did not come up", "field is immutable")
+	if !res.Restored || res.Serving != "1.0.0" {
+		t.Errorf("%+v", res)
+	}
+	b.serves("1.0.0")
+}
+
+// TestSecretsAreMasked has the API quote a Secret.
+func TestSecretsAreMasked(t *testing.T) {
+	b := newBench(t)
+	more := map[string]string{"templates/secret.yaml": `apiVersion: v1
+kind: Secret
+metadata: {name: "Not_Allowed {{ .Values.password }} {{ .Values.license }}"}
+stringData: {db-password: {{ .Values.password | quote }}, license: {{ .Values.license | quote }}, drawn: "{{ "drawn-by-the-template" }}"}
+`, "templates/fail.yaml": `{{ if eq .Values.greeting "fail" }}{{ fail (printf "no: %s, drawn-by-the-template" .Values.password) }}{{ end }}`}
+	for _, greeting := range []string{"hello", "fail"} {
+		res := b.run(b.job(b.release("1.0.0", files("1.0.0", more), "password: hunter22\nlicense: 'AAAA-BBBB-CCCC'\ngreeting: "+greeting+"\n"), nil))
+		failsWith(t, res, "")
+		for _, secret := range []string{"hunter22", "AAAA-BBBB-CCCC"} {
+			if secret == "AAAA-BBBB-CCCC" && greeting == "fail" {
+				continue
+			}
+			if strings.Contains(res.Error, secret) || strings.Contains(b.log, secret) {
+				t.Errorf("%s shows in %q or in the log", secret, res.Error)
+			}
+		}
+	}
+	b.nothing()
+}
+
+func TestInterrupted(t *testing.T) {
+	stopped := errors.New("the operator stopped it")
+	for _, phase := range []task.Phase{task.PhasePreflight, task.PhaseApplying, task.PhaseWaiting} {
+		t.Run(string(phase), func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			one := b.release("1.0.0", files("1.0.0", nil), "")
+			b.up(one, nil)
+			ctx, cancel := context.WithCancelCause(context.Background())
+			defer cancel(nil)
+			b.onEvent = func(e task.Event) {
+				if e.Phase == phase {
+					cancel(stopped)
+				}
+			}
+			res := b.runContext(ctx, b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailUnready)), one))
+			failsWith(t, res, stopped.Error())
+			if res.Serving != "1.0.0" || phase == task.PhaseWaiting && !res.Restored || phase == task.PhasePreflight && res.Touched {
+				t.Errorf("%+v", res)
+			}
+			b.serves("1.0.0")
+			for _, r := range b.history() {
+				if strings.HasPrefix(r.Status, "pending") {
+					t.Errorf("revision %d is %s", r.Revision, r.Status)
+				}
+			}
+			b.onEvent = nil
+			b.up(b.release("3.0.0", files("3.0.0", nil), ""), one)
+		})
+	}
+}
+
+// TestNothingGoesOn interrupts while Helm waits for a hook, and watches that the
+// objects which come after the hook are never applied.
+func TestNothingGoesOn(t *testing.T) {
+	b := newBench(t)
+	one := b.release("1.0.0", files("1.0.0", nil), "")
+	b.up(one, nil)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	b.onEvent = func(e task.Event) {
+		if strings.Contains(e.Text, "running hook job/slow") {
+			cancel(errors.New("stop"))
+		}
+	}
+	more := map[string]string{"templates/slow.yaml": hook("slow", "pre-upgrade", testenv.RunForAnnotation+": 3s")}
+	res := b.runContext(ctx, b.job(b.release("2.0.0", files("2.0.0", more), ""), one))
+	failsWith(t, res, "stop")
+	before := b.kubectl("get", "configmap", "config", "--output", "jsonpath={.metadata.resourceVersion}")
+	// The hook ends; a goroutine of Helm that were left would go on now.
+	if err := b.k.Await(t.Context(), "/apis/batch/v1/namespaces/"+b.ns+"/jobs", "slow", testenv.HasCondition("Complete")); err != nil {
+		t.Fatal(err)
+	}
+	b.serves("1.0.0")
+	if after := b.kubectl("get", "configmap", "config", "--output", "jsonpath={.metadata.resourceVersion}"); after != before {
+		t.Error("the ConfigMap was changed after the result")
+	}
+	if got := b.statuses(); got != "1 superseded, 2 failed, 3 deployed" {
+		t.Errorf("history: %s", got)
+	}
+}
+
+func TestGateSaysNo(t *testing.T) {
+	b := newBench(t)
+	b.gate = func(context.Context) error { return errors.New("maintenance is required") }
+	res := b.run(b.job(b.release("1.0.0", files("1.0.0", nil), ""), nil))
+	failsWith(t, res, "maintenance is required")
+	if res.Touched || b.gates != 1 {
+		t.Errorf("%+v", res)
+	}
+	b.nothing()
+}
+
+func TestRestoreFails(t *testing.T) {
+	b := newBench(t)
+	one := b.release("1.0.0", files("1.0.0", nil), "")
+	b.up(one, nil)
+	// What served before cannot come up any more: its pods meet a quota.
+	b.onEvent = func(e task.Event) {
+		if e.Phase == task.PhaseRestoring {
+			if err := b.k.Apply(b.ns, `{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":"none"},"spec":{"hard":{"pods":"0"}}}`); err != nil {
+				t.Error(err)
+			}
+			b.kubectl("delete", "pods", "--all", "--wait=false")
+		}
+	}
+	job := b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), one)
+	job.Timeout, job.RestoreTimeout = short, short
+	res := b.run(job)
+	failsWith(t, res, "keeps ending", "RESTORING release 1.0.0 FAILED as well: it was not up after 8s", "exceeded quota")
+	if res.Restored || res.Serving != "" || !strings.Contains(res.Message, "look at the cluster") {
+		t.Errorf("%+v", res)
+	}
+}

@@ -1,0 +1,97 @@
+package helm
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+func (b *bench) rollbackJob(to, from *deployment.Release) deployment.Job {
+	job := b.job(to, from)
+	job.Kind, job.TaskID = task.KindRollback, "rollback-to-"+task.ID(to.Version)
+	return job
+}
+
+func TestRollback(t *testing.T) {
+	b := newBench(t)
+	one := b.release("1.0.0", files("1.0.0", nil), "greeting: hello\n")
+	two := b.release("2.0.0", files("2.0.0", nil), "")
+	b.up(one, nil)
+	b.up(two, one)
+	bad := b.job(b.release("3.0.0", files("3.0.0", nil), failing(testenv.FailCrash)), two)
+	bad.Timeout = short
+	if res := b.run(bad); res.Succeeded || res.Serving != "2.0.0" {
+		t.Fatalf("%+v", res)
+	}
+
+	// To the revision the history holds, with the values it had then.
+	res := b.run(b.rollbackJob(one, two))
+	if !res.Succeeded || res.Serving != "1.0.0" || res.HelmRevision != 5 || b.gates != 1 {
+		t.Fatalf("%d gates, %+v", b.gates, res)
+	}
+	b.serves("1.0.0")
+	if h := b.history(); h[4].Description != "Rollback to 1" {
+		t.Errorf("%+v", h)
+	}
+	if got := b.kubectl("get", "configmap", "config", "--output", "jsonpath={.data.greeting}"); got != "hello" {
+		t.Errorf("greeting %q", got)
+	}
+
+	// Back again, although a restoration of it lies in between.
+	if res := b.run(b.rollbackJob(two, one)); !res.Succeeded || res.Serving != "2.0.0" {
+		t.Errorf("%+v", res)
+	}
+	b.serves("2.0.0")
+
+	// To an artifact that the history no longer holds: it is deployed.
+	zero := b.release("0.9.0", files("0.9.0", nil), "")
+	if res := b.run(b.rollbackJob(zero, two)); !res.Succeeded || res.Serving != "0.9.0" {
+		t.Errorf("%+v", res)
+	}
+	b.serves("0.9.0")
+	if h := b.history(); !strings.HasPrefix(h[len(h)-1].Description, "Upgrade complete") {
+		t.Errorf("%+v", h)
+	}
+}
+
+func TestUnnamedRollback(t *testing.T) {
+	b := newBench(t)
+	none := &deployment.Release{}
+	b.refusedWith(b.run(b.rollbackJob(none, nil)), "there is no release to roll back to")
+	one, two := b.release("1.0.0", files("1.0.0", nil), ""), b.release("2.0.0", files("2.0.0", nil), "")
+	b.up(one, nil)
+	b.refusedWith(b.run(b.rollbackJob(none, one)), "there is no release to roll back to")
+	b.up(two, one)
+	bad := b.job(b.release("3.0.0", files("3.0.0", nil), failing(testenv.FailCrash)), two)
+	bad.Timeout = short
+	if res := b.run(bad); res.Succeeded {
+		t.Fatalf("%+v", res)
+	}
+	// Neither the failed revision, nor the restored one's original.
+	if res := b.run(b.rollbackJob(none, two)); !res.Succeeded || res.Serving != "1.0.0" {
+		t.Errorf("%+v", res)
+	}
+	b.serves("1.0.0")
+}
+
+func TestFailedRollback(t *testing.T) {
+	b := newBench(t)
+	one := b.release("1.0.0", files("1.0.0", map[string]string{
+		"templates/bad.yaml": hook("bad", "post-rollback", testenv.FailAnnotation+": "+testenv.FailExit),
+	}), "")
+	two := b.release("2.0.0", files("2.0.0", nil), "")
+	b.up(one, nil)
+	b.up(two, one)
+	res := b.run(b.rollbackJob(one, two))
+	failsWith(t, res, "hook job/bad failed")
+	if !res.Restored || res.Serving != "2.0.0" || res.HelmRevision != 4 {
+		t.Errorf("%+v", res)
+	}
+	b.serves("2.0.0")
+	if got := b.statuses(); got != "1 superseded, 2 superseded, 3 failed, 4 deployed" {
+		t.Errorf("history: %s", got)
+	}
+}
