@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/wrktalk/wrktalk-agent/internal/version.version=$(
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 # Two packages at a time: each starts servers of its own.
-TESTFLAGS ?= -race -timeout 30m -p 2
+TESTFLAGS ?= -race -timeout 60m -p 2
 
 .PHONY: help build demo demo-kubernetes test lint unit fault fmt bench setup clean
 
