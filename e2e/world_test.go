@@ -88,6 +88,12 @@ type world struct {
 func newWorld(t testing.TB, settings ...string) *world {
 	t.Helper()
 	testenv.Docker(t)
+	return newMachine(t, testenv.ComposeProject(t), settings...)
+}
+
+// newMachine returns the same without Docker, for the given Compose project.
+func newMachine(t testing.TB, project string, settings ...string) *world {
+	t.Helper()
 	protected.once.Do(func() {
 		protected.server, protected.err = testenv.StartPostgres(testenv.PostgresOptions{Password: dbPassword})
 		if protected.err == nil {
@@ -108,7 +114,7 @@ func newWorld(t testing.TB, settings ...string) *world {
 			t.Error(err)
 		}
 	})
-	w := &world{t: t, db: db, smtp: testenv.NewSMTP(t, testenv.SMTPOptions{}), dir: t.TempDir(), project: testenv.ComposeProject(t)}
+	w := &world{t: t, db: db, smtp: testenv.NewSMTP(t, testenv.SMTPOptions{}), dir: t.TempDir(), project: project}
 	w.sql(`insert into deployment_config (deployment_type, compose_project_name, smtp_host, smtp_port, smtp_from)
 			values ('docker', '%s', '%s', %d, 'agent@wrktalk.example');
 		insert into admin (name, email) values ('Ada', 'ada@wrktalk.example'), ('Grace', 'grace@wrktalk.example');
@@ -143,7 +149,17 @@ func (w *world) run(settings ...string) {
 // runProgram does the same with another build of the agent.
 func (w *world) runProgram(program string, settings ...string) {
 	w.t.Helper()
-	cmd := exec.Command(program, "run")
+	w.start(exec.Command(program, "run"), settings)
+}
+
+// runComponent starts one component alone, in place of the agent.
+func (w *world) runComponent(name string) {
+	w.t.Helper()
+	w.start(exec.Command(filepath.Join(programs(w.t), "wrktalk-agent"), name), nil)
+}
+
+func (w *world) start(cmd *exec.Cmd, settings []string) {
+	w.t.Helper()
 	cmd.Env = append(slices.Clone(w.env), settings...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	w.log = &bytes.Buffer{}
