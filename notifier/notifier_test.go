@@ -61,7 +61,7 @@ func TestRetryAndFinalityAreEachRecipientsOwn(t *testing.T) {
 	}
 }
 
-func TestSettingsAreReadAtEachSend(t *testing.T) {
+func TestDefect23SettingsAreReadAtEachSend(t *testing.T) {
 	b := newBench(t, "ada@example.com")
 	wrong := scripted(t, hangUp)
 	b.book.settings = wrong

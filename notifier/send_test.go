@@ -20,7 +20,7 @@ import (
 
 const password = "pa55 w0rd=ü"
 
-func TestEncryptionAndLogin(t *testing.T) {
+func TestDefect23EncryptionAndLogin(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		server testenv.SMTPOptions
@@ -152,7 +152,7 @@ func TestOnlyLoopbackIsLocal(t *testing.T) {
 	}
 }
 
-func TestRefusalsAreRetriedOrFinal(t *testing.T) {
+func TestDefect23RefusalsAreRetriedOrFinal(t *testing.T) {
 	for _, c := range []struct {
 		verb  string
 		code  int

@@ -51,9 +51,9 @@ func holds(t *testing.T, name, want string) {
 	}
 }
 
-// TestOverwriteHitsTheOldInode reads through a descriptor from before: what it
+// TestDefect04OverwriteHitsTheOldInode reads through a descriptor from before: what it
 // sees is the old inode's content, whatever became of the name.
-func TestOverwriteHitsTheOldInode(t *testing.T) {
+func TestDefect04OverwriteHitsTheOldInode(t *testing.T) {
 	_, dir := newRoot(t)
 	for _, size := range []int{1, 4095, chunkSize, 2*chunkSize + 17} {
 		name := filepath.Join(dir, "secret")
@@ -108,7 +108,7 @@ func TestFileTruncatesTheOldInode(t *testing.T) {
 	}
 }
 
-func TestTreeLeavesTheOutsideAlone(t *testing.T) {
+func TestDefect04TreeLeavesTheOutsideAlone(t *testing.T) {
 	root, dir := newRoot(t)
 	outside := t.TempDir()
 	victim := filepath.Join(outside, "victim")
