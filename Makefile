@@ -43,7 +43,7 @@ unit: ## every test with the race detector, without set-up and lint
 	@go test $(TESTFLAGS) ./...
 
 fault: ## the fault points themselves, in a build that has them
-	@go test -tags faultinject -race -timeout 10m ./internal/fault ./internal/durable ./internal/shred
+	@go test -tags faultinject -race -timeout 10m ./internal/fault ./internal/durable ./internal/shred ./internal/staging
 
 fmt: ## format the code
 	@go run $(GOFUMPT) -w .

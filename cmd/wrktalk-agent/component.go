@@ -100,6 +100,9 @@ func (a *app) startComponent(args []string, role staging.Role) (*component, func
 		return fail(err)
 	}
 	cleanup = append(cleanup, func() { c.dir.Close() })
+	if err := c.dir.Left(); err != nil {
+		c.log.Warn("something of a finished task is left; remove it by hand if this goes on", "error", err)
+	}
 	return c, release, nil
 }
 

@@ -60,6 +60,7 @@ type Dir struct {
 	path   string
 	states map[State]*os.Root
 	lock   *os.File
+	left   error // why something that a predecessor left could not be cleared
 }
 
 // Open opens the staging directory at path for role, creating what is missing,
@@ -73,11 +74,15 @@ func Open(path string, role Role) (*Dir, error) {
 		return nil, fmt.Errorf("open staging directory %s: %w", path, err)
 	}
 	if err := d.recover(role); err != nil {
-		d.Close()
-		return nil, fmt.Errorf("recover staging directory %s: %w", path, err)
+		d.left = fmt.Errorf("clear the trash of staging directory %s: %w", path, err)
 	}
 	return d, nil
 }
+
+// Left returns why something that a crash left could not be cleared away when
+// the directory was opened, nil when nothing is left. It holds no secrets and
+// hinders nobody; the next start tries again.
+func (d *Dir) Left() error { return d.left }
 
 func (d *Dir) open(role Role) error {
 	if role != Reader {

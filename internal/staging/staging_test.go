@@ -278,13 +278,37 @@ func TestDraftsOutliveTheirFetcher(t *testing.T) {
 	}
 }
 
+// moveTo puts a task where a crash may have left it.
+func moveTo(t *testing.T, path string, x *staging.Task, to staging.State) {
+	t.Helper()
+	if err := os.Rename(x.Path(), filepath.Join(path, string(to), x.Name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Secrets are gone before the trash is reached: a crash on the way there leaves
+// none where nobody looks for days.
+func TestDiscardStripsFirst(t *testing.T) {
+	path := t.TempDir()
+	x := stage(t, open(t, path, staging.Fetcher))
+	if err := os.MkdirAll(filepath.Join(path, "trash", x.Name, "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Discard(); err == nil || x.State != staging.Ready {
+		t.Fatalf("Discard returns %v, the task is in %s: the test shows nothing", err, x.State)
+	}
+	for _, name := range []string{staging.EnvFile, staging.PayloadDir} {
+		if _, err := os.Lstat(x.Path(name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", name, err)
+		}
+	}
+}
+
 func TestNotifierShredsTheTrashOfItsPredecessor(t *testing.T) {
 	path := t.TempDir()
 	f := open(t, path, staging.Fetcher)
 	x := stage(t, f)
-	if err := os.Rename(x.Path(), filepath.Join(path, "trash", x.Name)); err != nil {
-		t.Fatal(err)
-	}
+	moveTo(t, path, x, staging.Trash)
 	n := open(t, path, staging.Notifier)
 	if got := names(t, n, staging.Trash); len(got) != 0 {
 		t.Errorf("trash holds %v", got)

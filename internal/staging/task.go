@@ -154,10 +154,14 @@ func (t *Task) Strip() error {
 // Finish publishes a stripped task with an outcome to the notifier.
 func (t *Task) Finish() error { return t.dir.move(t, Done) }
 
-// Discard moves the task to the trash and shreds it. After a crash in between,
-// whoever opens the directory as its notifier finishes the shredding.
+// Discard strips the task, moves it to the trash and shreds the rest. After a
+// crash in between, whoever opens the directory as its notifier finishes that;
+// since nobody may do so for days, secrets never get as far as the trash.
 func (t *Task) Discard() error {
 	if t.State != Trash {
+		if err := t.Strip(); err != nil {
+			return err
+		}
 		if err := t.dir.move(t, Trash); err != nil {
 			return err
 		}

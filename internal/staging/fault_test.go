@@ -1,0 +1,69 @@
+//go:build faultinject
+
+package staging_test
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/wrktalk/wrktalk-agent/internal/fault"
+	"github.com/wrktalk/wrktalk-agent/internal/staging"
+)
+
+// failing lets every step whose label contains part fail with EIO.
+func failing(t *testing.T, part string) {
+	t.Helper()
+	hit := false
+	restore := fault.Set(func(label string) error {
+		if strings.Contains(label, part) {
+			hit = true
+			return syscall.EIO
+		}
+		return nil
+	})
+	t.Cleanup(func() {
+		restore()
+		if !hit {
+			t.Errorf("no step is called %s: the test shows nothing", part)
+		}
+	})
+}
+
+// A rename that was made but could not be flushed has happened for everybody
+// else: whoever made it must not go on in the old place.
+func TestARenameThatIsVisibleHasHappened(t *testing.T) {
+	f := open(t, t.TempDir(), staging.Fetcher)
+	failing(t, "durable.rename.synctarget")
+	x := stage(t, f) // fails the test unless Publish says that it was published
+	if x.State != staging.Ready {
+		t.Errorf("the task is in %s", x.State)
+	}
+	if err := x.Take(); err != nil || x.State != staging.Running {
+		t.Errorf("Take returns %v, the task is in %s", err, x.State)
+	}
+}
+
+// A rename that was not made is an error, and the task stays where it was.
+func TestARenameThatFailsIsAnError(t *testing.T) {
+	f := open(t, t.TempDir(), staging.Fetcher)
+	x := stage(t, f)
+	failing(t, "durable.rename.rename")
+	if err := x.Take(); err == nil || x.State != staging.Ready {
+		t.Errorf("Take returns %v, the task is in %s", err, x.State)
+	}
+}
+
+// Trash that cannot be shredded keeps no mail back.
+func TestTrashThatStaysHindersNobody(t *testing.T) {
+	path := t.TempDir()
+	f := open(t, path, staging.Fetcher)
+	x := stage(t, f)
+	failing(t, "shred.")
+	_ = x.Discard() // gets as far as the trash at best
+	moveTo(t, path, x, staging.Trash)
+	n := open(t, path, staging.Notifier)
+	if n.Left() == nil {
+		t.Error("nobody hears of what is left")
+	}
+}
