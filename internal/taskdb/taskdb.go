@@ -36,6 +36,8 @@ const (
 	// opTimeout bounds every call that touches a few rows. A network that fell
 	// silent must not hold a caller for ever.
 	opTimeout = 30 * time.Second
+	// rollbackTimeout bounds the rollback of a transaction that failed.
+	rollbackTimeout = 5 * time.Second
 )
 
 // Options says which database to use, and how.
@@ -151,8 +153,13 @@ func (db *DB) inTx(ctx context.Context, f func(context.Context, pgx.Tx) error) e
 	if err != nil {
 		return err
 	}
-	// After a commit this does nothing; otherwise nothing is left to report.
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	// After a commit this does nothing; otherwise nothing is left to report. A
+	// network that fell silent must not hold it up: then the connection is closed.
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		_ = tx.Rollback(end)
+	}()
 
 	// Were we cut off, our row locks would stay until the server's keepalive
 	// gives up, two hours by default.
