@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"helm.sh/helm/v3/pkg/kube"
+	"helm.sh/helm/v3/pkg/release"
 	authzv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -193,7 +194,7 @@ func (c *cluster) namespaceMissing(ctx context.Context) (bool, error) {
 // would refuse as well, but in the middle. Objects of the serving revision are
 // the release's, whatever their labels say.
 func checkOwners(r *rendered, current kube.ResourceList) error {
-	own := r.release.Namespace + "/" + r.release.Name
+	self := r.release.Namespace + "/" + r.release.Name
 	for _, info := range r.targets.Difference(current) {
 		live, err := resource.NewHelper(info.Client, info.Mapping).Get(info.Namespace, info.Name)
 		if apierrors.IsNotFound(err) {
@@ -207,7 +208,7 @@ func checkOwners(r *rendered, current kube.ResourceList) error {
 			return fmt.Errorf("look for the owner of %s: %w", describe(info), err)
 		}
 		switch owner {
-		case own:
+		case self:
 		case "":
 			return fmt.Errorf("%s exists and belongs to no Helm release: remove it, or rename it in the chart", describe(info))
 		default:
@@ -217,7 +218,37 @@ func checkOwners(r *rendered, current kube.ResourceList) error {
 	return nil
 }
 
+// What Helm writes on each object of a release.
+const (
+	managedBy       = "app.kubernetes.io/managed-by"
+	ownerAnnotation = "meta.helm.sh/release-name"
+	ownerNamespace  = "meta.helm.sh/release-namespace"
+)
+
 var accessor = meta.NewAccessor()
+
+// own returns a visitor that marks objects as those of rel, as Helm does.
+func own(rel *release.Release) resource.VisitorFunc {
+	return func(info *resource.Info, err error) error {
+		if err != nil {
+			return err
+		}
+		labels, err := accessor.Labels(info.Object)
+		notes, err2 := accessor.Annotations(info.Object)
+		if err := errors.Join(err, err2); err != nil {
+			return err
+		}
+		labels, notes = maps.Clone(labels), maps.Clone(notes)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		if notes == nil {
+			notes = map[string]string{}
+		}
+		labels[managedBy], notes[ownerAnnotation], notes[ownerNamespace] = "Helm", rel.Name, rel.Namespace
+		return errors.Join(accessor.SetLabels(info.Object, labels), accessor.SetAnnotations(info.Object, notes))
+	}
+}
 
 // ownerOf returns the namespace and name of the Helm release that owns obj, ""
 // for none.
@@ -227,8 +258,8 @@ func ownerOf(obj runtime.Object) (string, error) {
 	if err := errors.Join(err, err2); err != nil {
 		return "", err
 	}
-	name, ns := notes["meta.helm.sh/release-name"], notes["meta.helm.sh/release-namespace"]
-	if labels["app.kubernetes.io/managed-by"] != "Helm" || name == "" {
+	name, ns := notes[ownerAnnotation], notes[ownerNamespace]
+	if labels[managedBy] != "Helm" || name == "" {
 		return "", nil
 	}
 	return ns + "/" + name, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/kube"
 	"helm.sh/helm/v3/pkg/release"
+	"helm.sh/helm/v3/pkg/storage/driver"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/resource"
@@ -65,6 +67,8 @@ func (op *operation) run(ctx context.Context) error {
 		return op.uninstall()
 	case opWait:
 		return op.wait()
+	case opCleanse:
+		return op.cleanse(0)
 	}
 	return fmt.Errorf("unknown order %q", op.order.Op)
 }
@@ -88,10 +92,7 @@ func (op *operation) upgrade(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	current, err := op.currentResources(past)
-	if err != nil {
-		return err
-	}
+	current := op.currentResources(past)
 	newNamespace, err := op.cluster.namespaceMissing(ctx)
 	if err != nil {
 		return err
@@ -169,16 +170,21 @@ func (op *operation) notes(rel *release.Release) {
 	}
 }
 
-// currentResources returns the objects of the revision that serves. Kinds that
-// are gone from the API are left out: nothing can be done to them.
-func (op *operation) currentResources(past history) (kube.ResourceList, error) {
+// currentResources returns the objects of the revision that serves.
+func (op *operation) currentResources(past history) kube.ResourceList {
 	rel := past.serving()
 	if rel == nil {
 		rel = past.last()
 	}
 	if rel == nil {
-		return nil, nil
+		return nil
 	}
+	return op.resourcesOf(rel)
+}
+
+// resourcesOf returns the objects of a revision. Kinds that are gone from the API
+// are left out: nothing can be done to them.
+func (op *operation) resourcesOf(rel *release.Release) kube.ResourceList {
 	var list kube.ResourceList
 	for _, doc := range sortedDocs(rel.Manifest) {
 		found, err := op.client.Build(bytes.NewBufferString(doc), false)
@@ -188,7 +194,36 @@ func (op *operation) currentResources(past history) (kube.ResourceList, error) {
 		}
 		list = append(list, found...)
 	}
-	return list, nil
+	return list
+}
+
+// cleanse undoes in the objects what revisions that never came up added to the
+// one that serves, leaving out the newest spare of them. Helm would never remove
+// it: an upgrade compares with the last revision that was deployed, a rollback
+// with the last one recorded, and a rollback that failed is recorded as if it had
+// been applied.
+func (op *operation) cleanse(spare int) error {
+	past, err := op.cluster.readHistory(op.order.Job.Helm.Release)
+	if err != nil {
+		return err
+	}
+	serving := past.serving()
+	if serving == nil {
+		return nil
+	}
+	failed := slices.DeleteFunc(past, func(rel *release.Release) bool { return rel.Version <= serving.Version })
+	failed = failed[:max(0, len(failed)-spare)]
+	for _, rel := range slices.Backward(failed) {
+		op.cluster.log("undoing what revision %d left, which never came up", rel.Version)
+		target := op.resourcesOf(serving)
+		if err := target.Visit(own(rel)); err != nil {
+			return err
+		}
+		if _, err := op.client.Update(op.resourcesOf(rel), target, false); err != nil {
+			return fmt.Errorf("undo what revision %d left: %w", rel.Version, err)
+		}
+	}
+	return nil
 }
 
 // rollback goes back to a revision, as `helm rollback --wait` does.
@@ -204,10 +239,7 @@ func (op *operation) rollback(ctx context.Context) error {
 		if target == nil {
 			return fmt.Errorf("revision %d of release %s is gone", op.order.Revision, h.Release)
 		}
-		current, err := op.currentResources(past)
-		if err != nil {
-			return err
-		}
+		current := op.currentResources(past)
 		r := &rendered{release: target}
 		if err := op.cluster.build(op.client, r, false); err != nil {
 			return err
@@ -219,6 +251,9 @@ func (op *operation) rollback(ctx context.Context) error {
 			return err
 		}
 		op.client.say(task.PhaseApplying, fmt.Sprintf("rolling back to revision %d", op.order.Revision))
+	}
+	if err := op.cleanse(1); err != nil {
+		return err
 	}
 	b := action.NewRollback(op.configuration(labels))
 	b.Version = op.order.Revision
@@ -243,25 +278,22 @@ func (op *operation) wait() error {
 	return op.client.Wait(list, time.Until(op.order.Until))
 }
 
-// uninstall removes a first installation that failed, its hooks too.
+// uninstall removes a first installation that failed, its hooks too, and waits
+// until it is gone: the next installation would meet objects that are about to go.
 func (op *operation) uninstall() error {
-	cfg := op.configuration(nil)
 	name := op.order.Job.Helm.Release
 	past, err := op.cluster.readHistory(name)
 	if err != nil || len(past) == 0 {
 		return err
 	}
-	u := action.NewUninstall(cfg)
+	u := action.NewUninstall(op.configuration(nil))
 	u.Timeout = time.Until(op.order.Until)
-	u.Wait = true
 	if _, err := u.Run(name); err != nil {
 		// A hook that cannot run must not keep the rest in place.
-		op.cluster.log("uninstalling with hooks failed: %v; trying without", err)
+		op.cluster.log("uninstalling failed: %v; trying without hooks", err)
 		u.DisableHooks = true
-		if left, herr := op.cluster.readHistory(name); herr == nil && len(left) > 0 {
-			if _, err = u.Run(name); err != nil {
-				return err
-			}
+		if _, err := u.Run(name); err != nil && !errors.Is(err, driver.ErrReleaseNotFound) {
+			return err
 		}
 	}
 	for _, rel := range past {
@@ -269,7 +301,33 @@ func (op *operation) uninstall() error {
 			return err
 		}
 	}
-	return nil
+	return op.awaitGone(past.last())
+}
+
+// awaitGone waits until the objects of rel are gone, those apart that are to be
+// kept.
+func (op *operation) awaitGone(rel *release.Release) error {
+	list, err := op.client.Build(bytes.NewBufferString(rel.Manifest), false)
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, kept)
+	if op.client.WaitForDelete(list, time.Until(op.order.Until)) == nil {
+		return nil
+	}
+	var left []string
+	for _, info := range list {
+		if info.Get() == nil {
+			left = append(left, describe(info))
+		}
+	}
+	return fmt.Errorf("%s not gone yet, though deleted", strings.Join(left, ", "))
+}
+
+// kept reports whether an object is to outlive its release.
+func kept(info *resource.Info) bool {
+	notes, err := accessor.Annotations(info.Object)
+	return err == nil && notes[kube.ResourcePolicyAnno] == kube.KeepPolicy
 }
 
 // deleteHooks deletes what the hooks of rel made. Helm leaves it: it serves to
@@ -285,7 +343,7 @@ func (op *operation) deleteHooks(rel *release.Release) error {
 			return fmt.Errorf("remove hook %s: %s", h.Path, oneLine(err.Error()))
 		}
 		for _, info := range list {
-			if notes, err := accessor.Annotations(info.Object); err == nil && notes[kube.ResourcePolicyAnno] == kube.KeepPolicy {
+			if kept(info) {
 				continue
 			}
 			_, err := resource.NewHelper(info.Client, info.Mapping).DeleteWithOptions(info.Namespace, info.Name, &metav1.DeleteOptions{PropagationPolicy: &policy})

@@ -100,13 +100,13 @@ func TestSameAsTheCLI(t *testing.T) {
 func subcharts() map[string]string {
 	return map[string]string{
 		"Chart.yaml": "apiVersion: v2\nname: app\nversion: 3.0.0\nkubeVersion: '>=1.20.0-0'\ndependencies:\n" +
-			"- {name: db, version: 0.1.0, condition: db.enabled}\n- {name: off, version: 0.1.0, condition: off.enabled}\n",
+			"- {name: db, version: 0.1.0, condition: db.enabled}\n- {name: spare, version: 0.1.0, condition: spare.enabled}\n",
 		"charts/db/Chart.yaml":            "apiVersion: v2\nname: db\nversion: 0.1.0\n",
 		"charts/db/values.yaml":           "size: 1\n",
 		"charts/db/templates/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: db}\ndata: {size: {{ .Values.size | quote }}}\n",
-		"charts/off/Chart.yaml":           "apiVersion: v2\nname: off\nversion: 0.1.0\n",
-		"charts/off/values.yaml":          "enabled: false\n",
-		"charts/off/templates/bad.yaml":   "{{ fail \"must not be rendered\" }}",
+		"charts/spare/Chart.yaml":         "apiVersion: v2\nname: spare\nversion: 0.1.0\n",
+		"charts/spare/values.yaml":        "enabled: false\n",
+		"charts/spare/templates/bad.yaml": "{{ fail \"must not be rendered\" }}",
 	}
 }
 
@@ -166,13 +166,13 @@ func TestNamespaceIsCreated(t *testing.T) {
 
 func TestLayouts(t *testing.T) {
 	b := newBench(t)
-	for _, dir := range []string{"chart/", "wrktalk-1.0/"} {
+	for version, dir := range map[string]string{"1.0.0": "chart/", "2.0.0": "wrktalk-1.0/"} {
 		moved := map[string]string{"README.md": "not a chart"}
-		for name, text := range files("1.0.0", nil) {
+		for name, text := range files(version, nil) {
 			moved[dir+name] = text
 		}
-		b.up(b.release("1.0.0", moved, ""), nil)
-		b.serves("1.0.0")
+		b.up(b.release(version, moved, ""), nil)
+		b.serves(version)
 	}
 }
 

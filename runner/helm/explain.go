@@ -163,7 +163,7 @@ func (c *cluster) worstOf(ctx context.Context, pods []corev1.Pod) *trouble {
 
 // judge returns what is wrong with a pod, nil when nothing is.
 func judge(p *corev1.Pod) *trouble {
-	if podReady(p) || p.Status.Phase == corev1.PodSucceeded {
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase != corev1.PodFailed && podReady(p) {
 		return nil
 	}
 	t := &trouble{rank: rankWaits, sentence: "is not ready", namespace: p.Namespace, pod: p.Name}

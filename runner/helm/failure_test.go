@@ -68,14 +68,11 @@ func TestEventsAreQuoted(t *testing.T) {
 
 func TestFirstInstallLeavesNothing(t *testing.T) {
 	b := newBench(t)
-	more := map[string]string{
-		"templates/before.yaml": hook("before", "pre-install", ""),
-		"templates/volume.yaml": "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
-	}
+	more := map[string]string{"templates/before.yaml": hook("before", "pre-install", "")}
 	job := b.job(b.release("1.0.0", files("1.0.0", more), failing(testenv.FailCrash)), nil)
 	job.Timeout = 12 * time.Second
 	res := b.run(job)
-	failsWith(t, res, "keeps ending", `persistentvolumeclaim "data" is not bound`)
+	failsWith(t, res, "keeps ending")
 	if res.Restored || !res.Touched || res.Serving != "" || !strings.Contains(res.Message, "it was removed; nothing served before") {
 		t.Errorf("%+v", res)
 	}
@@ -85,6 +82,24 @@ func TestFirstInstallLeavesNothing(t *testing.T) {
 	}
 	// The way is free for the next one.
 	b.up(b.release("1.0.1", files("1.0.1", nil), ""), nil)
+}
+
+// TestRemovalTakesLong has an object that does not go: the controller that lets
+// go of volumes does not run here.
+func TestRemovalTakesLong(t *testing.T) {
+	b := newBench(t)
+	more := map[string]string{
+		"templates/volume.yaml": "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
+	}
+	job := b.job(b.release("1.0.0", files("1.0.0", more), ""), nil)
+	job.Timeout, job.RestoreTimeout = short, short
+	res := b.run(job)
+	failsWith(t, res, `persistentvolumeclaim "data" is not bound to a volume`, `persistentvolumeclaim "data" not gone yet`)
+	if !res.Touched || !strings.Contains(res.Message, "look at the cluster") {
+		t.Errorf("%+v", res)
+	}
+	b.kubectl("patch", "persistentvolumeclaim", "data", "--patch", `{"metadata":{"finalizers":null}}`)
+	b.nothing()
 }
 
 func TestFailingHooks(t *testing.T) {

@@ -59,7 +59,7 @@ func (c *cluster) render(ch *chart.Chart, values map[string]any, options chartut
 		return nil, err
 	}
 	if want := ch.Metadata.KubeVersion; want != "" && !chartutil.IsCompatibleRange(want, caps.KubeVersion.String()) {
-		return nil, fmt.Errorf("chart %s requires kubernetes %s, the cluster has %s", ch.Name(), want, caps.KubeVersion)
+		return nil, fmt.Errorf("chart %s requires kubernetes %s, the cluster has %s", ch.Name(), want, caps.KubeVersion.Version)
 	}
 	if err := chartutil.ProcessDependenciesWithMerge(ch, values); err != nil {
 		return nil, fmt.Errorf("work out the chart's dependencies: %s", oneLine(err.Error()))

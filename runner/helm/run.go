@@ -1,6 +1,7 @@
 package helm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,7 +147,7 @@ func (r *run) observe() (history, error) {
 
 func (r *run) deploy(ctx context.Context) deployment.Result {
 	if err := r.cluster.reachable(ctx); err != nil {
-		return r.refused(err)
+		return r.refused(cmp.Or(context.Cause(ctx), err))
 	}
 	past, err := r.observe()
 	if err != nil {
@@ -246,11 +247,18 @@ func (r *run) begin(ctx context.Context, past history) (leave, error) {
 		// Upgrading it would skip the hooks of an installation.
 		return leave{Install: true}, r.uninstall(ctx)
 	}
+	last := past.last()
+	if last == nil || last.Info.Status == release.StatusUninstalled {
+		return leave{Install: true}, nil
+	}
+	dirty := last.Info.Status.IsPending() || ours(last) && !succeeded(last)
 	if err := r.cluster.markFailed(past, "its process is gone"); err != nil {
 		return leave{}, err
 	}
-	last := past.last()
-	return leave{Install: last == nil || last.Info.Status == release.StatusUninstalled}, nil
+	if dirty {
+		return leave{}, r.child(ctx, order{Op: opCleanse}, nil).err
+	}
+	return leave{}, nil
 }
 
 // uninstall removes a release that never served.

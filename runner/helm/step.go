@@ -40,6 +40,7 @@ const (
 	opRollback  op = "rollback"
 	opUninstall op = "uninstall"
 	opWait      op = "wait"
+	opCleanse   op = "cleanse"
 )
 
 // order is what the parent writes to the child's standard input, once. It holds
@@ -95,10 +96,20 @@ func Step() int {
 	go l.listen(in)
 	done := word{Done: true}
 	if err := carryOut(o, l); err != nil {
-		done.Error, done.Late = task.SafeText(oneLine(err.Error()), task.MaxMessage), isWait(err, o.Until)
+		done.Error, done.Late = shorten(oneLine(err.Error())), isWait(err, o.Until)
 	}
 	l.say(done)
 	return 0
+}
+
+// shorten leaves out the middle of a long text: nested errors of templates say
+// where it began and, at the end, what it was.
+func shorten(s string) string {
+	const head, tail = 300, 1000
+	if len(s) <= head+tail {
+		return s
+	}
+	return strings.ToValidUTF8(s[:head]+" … "+s[len(s)-tail:], "")
 }
 
 // isWait reports whether err is that something was not up in time. Not all of
