@@ -109,7 +109,7 @@ func (b *bench) finished(name string, o task.Outcome) *staging.Task {
 // waits for it. It also ends with the test.
 func (b *bench) run(opts Options, change ...func(*Notifier)) (stop func()) {
 	b.t.Helper()
-	opts.Origin, opts.Log = origin, slog.New(slog.NewTextHandler(b.log, nil))
+	opts.Origin, opts.Log = origin, slog.New(slog.NewTextHandler(b.log, nil)).With("component", "notifier")
 	n := New(b.dir, b.book, opts)
 	n.backoff = func(int, time.Duration) time.Duration { return time.Millisecond }
 	for _, c := range change {
