@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -167,24 +166,7 @@ func (s *store) clear() error {
 	return nil
 }
 
-var unfit = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
-
-// bundleName returns the directory name of a release: fit for a file system
-// and a label whatever the database holds.
-func bundleName(r deployment.Release) string {
-	const most = 60
-	version := strings.TrimLeft(unfit.ReplaceAllString(r.Version, "-"), ".-")
-	version = version[:min(len(version), most)]
-	if version == "" {
-		version = "unnamed"
-	}
-	sum := strings.ToLower(unfit.ReplaceAllString(r.SHA256, ""))
-	sum = strings.TrimLeft(sum[:min(len(sum), 12)], ".-")
-	if sum == "" {
-		sum = "nodigest"
-	}
-	return version + "-" + sum
-}
+func bundleName(r deployment.Release) string { return deployment.BundleName(r.Version, r.SHA256) }
 
 func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 

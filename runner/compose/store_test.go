@@ -195,21 +195,6 @@ func TestLock(t *testing.T) {
 	}
 }
 
-func TestBundleName(t *testing.T) {
-	for _, c := range []struct{ version, sum, want string }{
-		{"2.5.0", strings.Repeat("ab", 32), "2.5.0-abababababab"},
-		{"../../etc", "ABC", "etc-abc"},
-		{".hidden", "x/y", "hidden-x-y"},
-		{"", "", "unnamed-nodigest"},
-		{"…", "/", "unnamed-nodigest"},
-		{strings.Repeat("v", 300), "ab", strings.Repeat("v", 60) + "-ab"},
-	} {
-		if got := bundleName(deployment.Release{Version: c.version, SHA256: c.sum}); got != c.want {
-			t.Errorf("%q, %q: %q, want %q", c.version, c.sum, got, c.want)
-		}
-	}
-}
-
 func TestLastKept(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

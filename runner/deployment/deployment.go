@@ -13,9 +13,9 @@
 package deployment
 
 import (
+	"regexp"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
@@ -86,18 +86,25 @@ type Compose struct {
 // a directory named by BundleName.
 const ReleasesDir = "releases"
 
-// BundleName returns the name of the directory that keeps a release's bundle:
-// its version, as far as a file name may hold it, and the first twelve digits
-// of its artifact's digest. It is one plain path component of at most 80 bytes.
+var unfit = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+
+// BundleName returns the name of the directory that keeps a release's bundle,
+// which whoever stages a release and whoever deploys it must agree on: the
+// version and the first twelve digits of the artifact's digest, fit for a file
+// system and a label whatever the database holds.
 func BundleName(version, sha256 string) string {
-	plain := strings.Map(func(r rune) rune {
-		if r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("._+-", r)) {
-			return r
-		}
-		return '_'
-	}, version)
-	plain = strings.TrimLeft(plain, ".")
-	return plain[:min(len(plain), 64)] + "-" + sha256[:min(len(sha256), 12)]
+	const most = 60
+	version = strings.TrimLeft(unfit.ReplaceAllString(version, "-"), ".-")
+	version = version[:min(len(version), most)]
+	if version == "" {
+		version = "unnamed"
+	}
+	sum := strings.ToLower(unfit.ReplaceAllString(sha256, ""))
+	sum = strings.TrimLeft(sum[:min(len(sum), 12)], ".-")
+	if sum == "" {
+		sum = "nodigest"
+	}
+	return version + "-" + sum
 }
 
 // Helm is where and how Helm releases are deployed.

@@ -46,6 +46,10 @@ func (s haproxySocket) ask(ctx context.Context, line string) (string, error) {
 	if err == nil {
 		b, err = io.ReadAll(io.LimitReader(c, maxAnswer))
 	}
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		// It took the connection and ended before it answered.
+		return "", fmt.Errorf("reach HAProxy: nobody answers at %s: check that HAProxy runs", string(s))
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
