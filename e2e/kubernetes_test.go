@@ -252,3 +252,17 @@ func TestDefect25ShippedManifestsAreAccepted(t *testing.T) {
 		t.Errorf("the pod has %d s to end, the agent may take %d", spec.TerminationGracePeriodSeconds, least)
 	}
 }
+
+// check asks the API that the agent would deploy to, as the user it would be.
+func TestCheckAsksKubernetes(t *testing.T) {
+	w := newKubeWorld(t)
+	out, stderr, code := w.command("check")
+	if code != 0 || !strings.Contains(out, "Kubernetes v") {
+		t.Errorf("check: exit code %d\n%s%s", code, out, stderr)
+	}
+	w.env = append(w.env, "WRKTALK_AGENT_KUBE_KUBECONFIG="+filepath.Join(t.TempDir(), "none"))
+	out, _, code = w.command("check")
+	if code != 1 || !strings.Contains(out, "check kube.kubeconfig") {
+		t.Errorf("check without a kubeconfig: exit code %d\n%s", code, out)
+	}
+}

@@ -68,7 +68,9 @@ func runCheck(a *app, args []string) error {
 	c.program()
 	if cfg.Agent.DeploymentType == task.DeploymentDocker {
 		c.workingDir()
-		c.docker()
+		c.platform("docker")
+	} else {
+		c.platform("kubernetes", cfg.Kube.Namespace, cfg.Kube.Kubeconfig, cfg.Kube.Context)
 	}
 	c.maintenance()
 	return c.report()
@@ -226,16 +228,16 @@ func (c *checker) workingDir() {
 	c.add("working directory", checkOK, "%s", dir)
 }
 
-// docker asks the engine through wrktalk-deploy, the only program that knows
-// how to find it.
-func (c *checker) docker() {
+// platform asks Docker or Kubernetes through wrktalk-deploy, the only program
+// that knows how to find them.
+func (c *checker) platform(name string, args ...string) {
 	path, err := deployProgram()
 	if err != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "check")
+	cmd := exec.CommandContext(ctx, path, append([]string{"check"}, args...)...)
 	cmd.Env = deployEnv(c.app.environ)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -243,10 +245,10 @@ func (c *checker) docker() {
 		if text == "" {
 			text = err.Error()
 		}
-		c.add("docker", checkFail, "%s", text)
+		c.add(name, checkFail, "%s", text)
 		return
 	}
-	c.add("docker", checkOK, "%s", string(out))
+	c.add(name, checkOK, "%s", string(out))
 }
 
 // maintenance looks at the server that shows the page. Trouble there fails the

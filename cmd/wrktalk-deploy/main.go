@@ -41,8 +41,8 @@ func main() {
 	if len(os.Args) == 2 && os.Args[1] == helm.StepArg {
 		os.Exit(helm.Step())
 	}
-	if len(os.Args) == 2 && os.Args[1] == "check" {
-		os.Exit(check())
+	if len(os.Args) > 1 && os.Args[1] == "check" {
+		os.Exit(check(os.Args[2:]))
 	}
 	if len(os.Args) > 1 {
 		fmt.Fprintln(os.Stderr, "wrktalk-deploy: takes no arguments: wrktalk-agent starts it")
@@ -65,9 +65,18 @@ func main() {
 }
 
 // check is for wrktalk-agent's command of that name: it says whether the Docker
-// engine answers.
-func check() int {
-	text, err := compose.Check(context.Background())
+// engine answers or, given a namespace, a kubeconfig and a context, Kubernetes.
+func check(args []string) int {
+	var text string
+	var err error
+	switch len(args) {
+	case 0:
+		text, err = compose.Check(context.Background())
+	case 3:
+		text, err = helm.Check(context.Background(), &deployment.Helm{Namespace: args[0], Kubeconfig: args[1], Context: args[2]})
+	default:
+		err = errors.New("check takes no arguments, or a namespace, a kubeconfig and a context")
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return exitFailed

@@ -8,9 +8,10 @@ import (
 	"github.com/wrktalk/wrktalk-agent/runner/deployment"
 )
 
-// Check returns in one line what there is to deploy to, or why nothing can be:
-// the API does not answer, or the agent may not keep Helm's records there. What a
-// chart needs beyond that is checked before it is deployed.
+// Check makes sure that the Kubernetes API answers, takes the agent's
+// credentials and lets it keep a release's records, and returns a sentence about
+// it. Its error is a sentence, too. What else a chart needs is checked before it
+// is deployed.
 func Check(ctx context.Context, h *deployment.Helm) (string, error) {
 	c, err := connect(h, requestTimeout, io.Discard)
 	if err != nil {
@@ -19,25 +20,14 @@ func Check(ctx context.Context, h *deployment.Helm) (string, error) {
 	if err := c.reachable(ctx); err != nil {
 		return "", err
 	}
-	missing, err := c.namespaceMissing(ctx)
-	if err != nil {
+	need := rights{}
+	need.need("", "secrets", h.Namespace, "get", "list", "create", "update", "delete")
+	if err := c.checkRights(ctx, need); err != nil {
 		return "", err
 	}
-	if err := c.checkRights(ctx, rightsFor(&rendered{}, nil, h.Namespace, missing)); err != nil {
-		return "", err
-	}
-	server, err := c.client.Discovery().ServerVersion()
+	v, err := c.client.Discovery().ServerVersion()
 	if err != nil {
-		return "", fmt.Errorf("read the version of the kubernetes API: %s", oneLine(err.Error()))
+		return "", fmt.Errorf("ask the kubernetes API at %s for its version: %s", c.config.Host, oneLine(err.Error()))
 	}
-	text := fmt.Sprintf("kubernetes %s at %s, namespace %s", server.GitVersion, c.config.Host, h.Namespace)
-	past, err := c.readHistory(h.Release)
-	if err != nil {
-		return "", err
-	}
-	last := past.last()
-	if last == nil {
-		return fmt.Sprintf("%s, release %s is not installed yet", text, h.Release), nil
-	}
-	return fmt.Sprintf("%s, release %s at revision %d (%s)", text, h.Release, last.Version, last.Info.Status), nil
+	return fmt.Sprintf("Kubernetes %s answers at %s and keeps releases in namespace %s", v.GitVersion, c.config.Host, h.Namespace), nil
 }
