@@ -105,7 +105,7 @@ func (op *operation) upgrade(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	op.line.say(word{Secrets: secretsOfRelease(r.release)})
+	op.line.confide(secretsOfRelease(r.release))
 	if err := op.cluster.build(op.client, r, true); err != nil {
 		return err
 	}
@@ -128,10 +128,7 @@ func (op *operation) upgrade(ctx context.Context) error {
 	if values, err = readValues(job.Release.ValuesFile); err != nil {
 		return err
 	}
-	leave, err := op.line.ask()
-	if err != nil {
-		return err
-	}
+	leave := op.line.ask()
 	op.client.say(task.PhaseApplying, fmt.Sprintf("applying chart %s-%s", ch.Name(), ch.Metadata.Version))
 	rel, err := op.apply(ch, values, labels, leave.Install, newNamespace)
 	if err != nil {
@@ -247,9 +244,7 @@ func (op *operation) rollback(ctx context.Context) error {
 		if err := op.cluster.checkRights(ctx, rightsFor(r, current, h.Namespace, false)); err != nil {
 			return err
 		}
-		if _, err := op.line.ask(); err != nil {
-			return err
-		}
+		op.line.ask()
 		op.client.say(task.PhaseApplying, fmt.Sprintf("rolling back to revision %d", op.order.Revision))
 	}
 	if err := op.cleanse(1); err != nil {

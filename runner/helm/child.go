@@ -68,9 +68,10 @@ func (r *run) child(ctx context.Context, o order, allow func(context.Context) (l
 		case w, ok := <-p.words:
 			open = ok
 			switch {
-			case !ok, end.killed && !w.Touched && w.Created == 0:
+			case !ok:
 			case w.Done:
 				done = &w
+			case end.killed && !w.Touched && w.Created == 0:
 			case w.Ready:
 				given, err := allow(ctx)
 				if err != nil {
@@ -78,9 +79,10 @@ func (r *run) child(ctx context.Context, o order, allow func(context.Context) (l
 					p.kill()
 					continue
 				}
-				if err := p.allow(given); err != nil {
-					note(r.out, "the child does not listen: %v", err) // how it ended is told below
-				}
+				p.allow(given)
+			case w.Secrets != nil:
+				r.learn(w.Secrets...)
+				p.allow(leave{})
 			default:
 				r.hear(w, &end)
 			}
@@ -88,8 +90,9 @@ func (r *run) child(ctx context.Context, o order, allow func(context.Context) (l
 	}
 	exit := <-p.exit
 	switch {
+	case done != nil && done.Error == "": // perhaps in the very moment of the kill
+		end.err, end.killed = nil, false
 	case end.killed:
-	case done != nil && done.Error == "":
 	case done != nil:
 		end.err, end.late = errors.New(done.Error), done.Late
 	default:
@@ -108,8 +111,6 @@ func (r *run) hear(w word, end *ending) {
 	switch {
 	case w.Phase != "":
 		r.emit(w.Phase, w.Text)
-	case w.Secrets != nil:
-		r.learn(w.Secrets...)
 	case w.Touched:
 		end.touched = true
 	case w.Created != 0:
@@ -205,38 +206,42 @@ func (p *process) read(from *os.File) {
 	}
 }
 
-func (p *process) allow(l leave) error {
-	doc, err := json.Marshal(l)
-	if err != nil {
-		return err
-	}
-	_, err = p.in.Write(append(doc, '\n'))
-	return err
-}
+// allow answers the child. One that does not listen has ended; its exit says why.
+func (p *process) allow(l leave) { _ = json.NewEncoder(p.in).Encode(l) }
 
 // kill ends the child. The API may still finish the request it was in; what
 // follows observes first, and applies over it.
 func (p *process) kill() { _ = p.cmd.Process.Kill() } // fails when it has ended
 
 // lastWords passes on what the child prints to standard error, and keeps what
-// tells why it died.
+// tells why it died. The runtime prints that in pieces.
 type lastWords struct {
 	out io.Writer
 
 	mu    sync.Mutex
+	line  []byte // the beginning of the current one
 	fatal string
 }
 
 func (l *lastWords) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	for text := range bytes.Lines(p) {
-		s := strings.TrimSpace(string(text))
-		if l.fatal == "" && (strings.HasPrefix(s, "fatal error: ") || strings.HasPrefix(s, "panic: ") || strings.HasPrefix(s, "runtime: out of memory")) {
-			l.fatal = s
+		l.line = append(l.line, text[:min(len(text), maxQuote)]...)
+		if bytes.HasSuffix(text, []byte{'\n'}) {
+			l.judge()
 		}
 	}
 	l.mu.Unlock()
 	return l.out.Write(p)
+}
+
+// judge looks at a complete line.
+func (l *lastWords) judge() {
+	s := strings.TrimSpace(string(l.line))
+	if l.fatal == "" && (strings.HasPrefix(s, "fatal error: ") || strings.HasPrefix(s, "panic: ") || strings.HasPrefix(s, "runtime: out of memory")) {
+		l.fatal = s
+	}
+	l.line = l.line[:0]
 }
 
 // reason says in words why the child ended.

@@ -10,6 +10,7 @@ import (
 )
 
 func TestInstallThenUpgrade(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "greeting: hello\npassword: correct-horse-battery\n")
 	res := b.up(one, nil)
@@ -72,6 +73,7 @@ func TestInstallThenUpgrade(t *testing.T) {
 // TestSameAsTheCLI installs and upgrades one chart with both, and compares what
 // they record.
 func TestSameAsTheCLI(t *testing.T) {
+	t.Parallel()
 	ours, theirs := newBench(t), newBench(t)
 	for i, version := range []string{"1.0.0", "2.0.0"} {
 		rel := ours.release(version, files(version, subcharts()), "greeting: hello\nport: 8080\nbig: 12345678\n")
@@ -111,6 +113,7 @@ func subcharts() map[string]string {
 }
 
 func TestLabels(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	rel := b.release("1.0.0", files("1.0.0", nil), "")
 	rel.Version = "2026 release (№ 7)"
@@ -139,6 +142,7 @@ func TestLabels(t *testing.T) {
 }
 
 func TestHistoryLimit(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	for i := range 4 {
 		version := fmt.Sprintf("1.0.%d", i)
@@ -155,6 +159,7 @@ func TestHistoryLimit(t *testing.T) {
 
 // TestNamespaceIsCreated deploys into a namespace that does not exist.
 func TestNamespaceIsCreated(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.ns += "-new"
 	b.up(b.release("1.0.0", files("1.0.0", nil), ""), nil)
@@ -165,6 +170,7 @@ func TestNamespaceIsCreated(t *testing.T) {
 }
 
 func TestLayouts(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	for version, dir := range map[string]string{"1.0.0": "chart/", "2.0.0": "wrktalk-1.0/"} {
 		moved := map[string]string{"README.md": "not a chart"}
@@ -178,6 +184,7 @@ func TestLayouts(t *testing.T) {
 
 // TestCRDs installs a chart that brings a kind and an object of it.
 func TestCRDs(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	group := strings.ReplaceAll(b.ns, "-", "") + ".test"
 	more := map[string]string{
@@ -218,6 +225,7 @@ spec:
 }
 
 func TestHooksRun(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	hooks := map[string]string{
 		"templates/before.yaml": hook("before", "pre-install,pre-upgrade", ""),

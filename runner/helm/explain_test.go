@@ -18,6 +18,7 @@ import (
 // TestLogsAreQuoted has the pod run on a node of its own, whose kubelet is the
 // test: the API fetches logs there.
 func TestLogsAreQuoted(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	kubelet := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

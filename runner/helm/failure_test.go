@@ -16,6 +16,7 @@ import (
 const short = 8 * time.Second
 
 func TestFailingPodsAreNamed(t *testing.T) {
+	t.Parallel()
 	for how, want := range map[string]string{
 		testenv.FailCrash:     `container "main" keeps ending: exit code 1, restarted 5 times`,
 		testenv.FailImagePull: `container "main" cannot start (ImagePullBackOff): Back-off pulling image "example.test/web:2.0.0"`,
@@ -49,6 +50,7 @@ func TestFailingPodsAreNamed(t *testing.T) {
 
 // TestEventsAreQuoted lets the API refuse the pods: only an event says so.
 func TestEventsAreQuoted(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
@@ -67,6 +69,7 @@ func TestEventsAreQuoted(t *testing.T) {
 }
 
 func TestFirstInstallLeavesNothing(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	more := map[string]string{"templates/before.yaml": hook("before", "pre-install", "")}
 	job := b.job(b.release("1.0.0", files("1.0.0", more), failing(testenv.FailCrash)), nil)
@@ -87,6 +90,7 @@ func TestFirstInstallLeavesNothing(t *testing.T) {
 // TestRemovalTakesLong has an object that does not go: the controller that lets
 // go of volumes does not run here.
 func TestRemovalTakesLong(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	more := map[string]string{
 		"templates/volume.yaml": "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
@@ -103,6 +107,7 @@ func TestRemovalTakesLong(t *testing.T) {
 }
 
 func TestFailingHooks(t *testing.T) {
+	t.Parallel()
 	fail := fmt.Sprintf("%s: %s", testenv.FailAnnotation, testenv.FailExit)
 	for name, c := range map[string]struct{ event, want string }{
 		"before": {"pre-upgrade", `release 2.0.0 did not come up: hook job/bad failed: pod "bad-`},
@@ -167,6 +172,7 @@ func TestFailingHooks(t *testing.T) {
 
 // TestRefusedByTheAPI lets the API reject an object in the middle of applying.
 func TestRefusedByTheAPI(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
@@ -183,6 +189,7 @@ func TestRefusedByTheAPI(t *testing.T) {
 
 // TestSecretsAreMasked has the API quote a Secret.
 func TestSecretsAreMasked(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	more := map[string]string{"templates/secret.yaml": `apiVersion: v1
 kind: Secret
@@ -205,6 +212,7 @@ stringData: {db-password: {{ .Values.password | quote }}, license: {{ .Values.li
 }
 
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	stopped := errors.New("the operator stopped it")
 	for _, phase := range []task.Phase{task.PhasePreflight, task.PhaseApplying, task.PhaseWaiting} {
 		t.Run(string(phase), func(t *testing.T) {
@@ -239,6 +247,7 @@ func TestInterrupted(t *testing.T) {
 // TestNothingGoesOn interrupts while Helm waits for a hook, and watches that the
 // objects which come after the hook are never applied.
 func TestNothingGoesOn(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
@@ -267,6 +276,7 @@ func TestNothingGoesOn(t *testing.T) {
 }
 
 func TestGateSaysNo(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.gate = func(context.Context) error { return errors.New("maintenance is required") }
 	res := b.run(b.job(b.release("1.0.0", files("1.0.0", nil), ""), nil))
@@ -278,6 +288,7 @@ func TestGateSaysNo(t *testing.T) {
 }
 
 func TestRestoreFails(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)

@@ -12,6 +12,7 @@ import (
 // one sentence, before anything was changed, and without a death of this
 // process.
 func TestHostileCharts(t *testing.T) {
+	t.Parallel()
 	noise := func(n int) string { // does not compress
 		raw := make([]byte, n)
 		r := rand.NewChaCha8([32]byte{7})
@@ -67,6 +68,7 @@ func TestHostileCharts(t *testing.T) {
 
 // TestLookupSeesWhatTheAgentMay documents that lookup works, with our rights.
 func TestLookupSeesWhatTheAgentMay(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	more := map[string]string{"templates/found.yaml": `apiVersion: v1
 kind: ConfigMap
@@ -80,6 +82,7 @@ data: {namespace: {{ (lookup "v1" "Namespace" "" .Release.Namespace).metadata.na
 }
 
 func TestOwnedBySomebodyElse(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	if err := b.k.Apply(b.ns, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"config"},"data":{"mine":"yes"}}`); err != nil {
 		t.Fatal(err)
@@ -94,6 +97,7 @@ func TestOwnedBySomebodyElse(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	rel := b.release("1.0.0", files("1.0.0", nil), "")
 	for name, c := range map[string]struct{ kubeconfig, context, want string }{

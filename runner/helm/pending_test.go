@@ -84,6 +84,7 @@ func byTheAgent(rel *release.Release) {
 // TestPending leaves each of the three states, as somebody else, as somebody
 // else long ago, and as a task of the agent.
 func TestPending(t *testing.T) {
+	t.Parallel()
 	one := newRelease(t, "1.0.0", files("1.0.0", nil), "")
 	bad := newRelease(t, "1.5.0", files("1.5.0", nil), failing(testenv.FailUnready))
 	states := map[string]func(b *bench){
@@ -141,6 +142,7 @@ func TestPending(t *testing.T) {
 // TestRefusedOverPending refuses a release although an earlier one died
 // half-way: what served before that comes back.
 func TestRefusedOverPending(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
@@ -160,6 +162,7 @@ func TestRefusedOverPending(t *testing.T) {
 }
 
 func TestAlreadyApplied(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "greeting: hello\n")
 	job := b.job(one, nil)

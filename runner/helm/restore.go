@@ -33,6 +33,9 @@ func (r *run) afterFailure(ctx context.Context, past history, end ending) deploy
 	if end.created != 0 && failed == nil {
 		failed = now.last() // found by confirm, perhaps under an earlier claim's token
 	}
+	if end.killed && !end.late && failed != nil && failed.Info.Status == release.StatusDeployed {
+		return r.succeeded(failed.Version) // it was done, and only could not say so
+	}
 	why := end.cause
 	if why == nil && failed != nil && end.late {
 		why = r.cluster.explain(ctx, objectsOf(failed.Manifest, r.job.Helm.Namespace))

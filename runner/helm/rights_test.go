@@ -30,6 +30,7 @@ const (
 // TestRights deploys as an account with a Role, which is all it takes, and is
 // told what is missing from it.
 func TestRights(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	path, err := b.k.ServiceAccountKubeconfig(b.ns, "agent")
 	if err != nil {

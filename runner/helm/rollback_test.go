@@ -3,6 +3,7 @@ package helm
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
@@ -16,6 +17,7 @@ func (b *bench) rollbackJob(to, from *deployment.Release) deployment.Job {
 }
 
 func TestRollback(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "greeting: hello\n")
 	two := b.release("2.0.0", files("2.0.0", nil), "")
@@ -58,6 +60,7 @@ func TestRollback(t *testing.T) {
 }
 
 func TestUnnamedRollback(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	none := &deployment.Release{}
 	b.refusedWith(b.run(b.rollbackJob(none, nil)), "there is no release to roll back to")
@@ -78,6 +81,7 @@ func TestUnnamedRollback(t *testing.T) {
 }
 
 func TestFailedRollback(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", map[string]string{
 		"templates/bad.yaml": hook("bad", "post-rollback", testenv.FailAnnotation+": "+testenv.FailExit),
@@ -94,4 +98,22 @@ func TestFailedRollback(t *testing.T) {
 	if got := b.statuses(); got != "1 superseded, 2 superseded, 3 failed, 4 deployed" {
 		t.Errorf("history: %s", got)
 	}
+}
+
+// TestInstallOverLeftovers installs over a first installation of ours that died,
+// and fails: the failure is still explained, and nothing stays.
+func TestInstallOverLeftovers(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	bad := b.release("1.0.0", files("1.0.0", nil), failing(testenv.FailUnready))
+	b.killCLI("1", "pending-install", "install", releaseName, bad.PayloadDir, "-f", bad.ValuesFile)
+	b.change(byTheAgent)
+	job := b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), nil)
+	job.Timeout = 12 * time.Second
+	res := b.run(job)
+	failsWith(t, res, "was not up after 12s", "keeps ending: exit code 1")
+	if res.Serving != "" || !strings.Contains(res.Message, "it was removed") {
+		t.Errorf("%+v", res)
+	}
+	b.nothing()
 }

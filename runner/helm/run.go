@@ -173,7 +173,13 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 		return r.refused(fmt.Errorf("the artifact of release %s is not staged and no revision of it is kept", r.job.Release.Version))
 	}
 	r.left = past.leftHalfway()
-	end := r.child(ctx, o, func(ctx context.Context) (leave, error) { return r.begin(ctx, past) })
+	end := r.child(ctx, o, func(ctx context.Context) (leave, error) {
+		given, err := r.begin(ctx, past)
+		if given.Install {
+			past = nil // gone, and its revisions begin anew
+		}
+		return given, err
+	})
 	switch {
 	case end.err == nil:
 		return r.succeeded(end.created)
@@ -278,10 +284,14 @@ func (r *run) confirm(ctx context.Context, past history) deployment.Result {
 	if end.err == nil {
 		return r.succeeded(rel.Version)
 	}
-	if err := r.ask(context.WithoutCancel(ctx)); err != nil {
-		return r.refused(err)
-	}
 	end.created, end.touched = rel.Version, true
+	if err := r.ask(context.WithoutCancel(ctx)); err != nil {
+		return deployment.Result{
+			Touched: true, Serving: r.job.Release.Version, HelmRevision: rel.Version,
+			Message: fmt.Sprintf("release %s is deployed as revision %d, but it is not up, and it was left as it is", r.job.Release.Version, rel.Version),
+			Error:   r.sentence(end, nil) + "; " + oneLine(err.Error()),
+		}
+	}
 	return r.afterFailure(ctx, past, end)
 }
 

@@ -54,7 +54,7 @@ type order struct {
 	Until    time.Time      `json:"until"`
 }
 
-// leave answers Ready.
+// leave answers Ready, and, empty, Secrets.
 type leave struct {
 	Install bool `json:"install"` // there is no release: install, do not upgrade
 }
@@ -186,7 +186,13 @@ func (l *line) listen(in *json.Decoder) {
 }
 
 // ask asks for leave to begin. No leave comes as the end of this process.
-func (l *line) ask() (leave, error) {
+func (l *line) ask() leave {
 	l.say(word{Ready: true})
-	return <-l.leaves, nil
+	return <-l.leaves
+}
+
+// confide tells the parent what to mask, and waits until it does.
+func (l *line) confide(secrets []map[string]string) {
+	l.say(word{Secrets: secrets})
+	<-l.leaves
 }
