@@ -9,8 +9,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/wrktalk/wrktalk-agent/internal/version.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
-# Two packages at a time: each starts servers of its own.
-TESTFLAGS ?= -race -timeout 60m -p 2
+# One package at a time: each starts servers of its own, and two compete for cores.
+TESTFLAGS ?= -race -timeout 60m -p 1
 
 .PHONY: help build demo demo-kubernetes test lint unit fault fmt bench setup clean
 
