@@ -37,7 +37,9 @@ func TestFailureRestoresThePrevious(t *testing.T) {
 				t.Fatal(err)
 			}
 			two := b.release("2.0", map[string]string{"compose.yaml": b.web("2.0", "  bad:\n    image: "+b.image+"\n"+c.service)}, "")
-			res := b.run(b.job(two, kept(one)))
+			job := b.job(two, kept(one))
+			job.Compose.Settle = 10 * time.Second // a slow machine takes a while between two crashes
+			res := b.run(job)
 			failsWith(t, res, append(c.want, "release 2.0 did not come up")...)
 			if !res.Restored || res.Serving != "1.0" || !res.Touched || !strings.Contains(res.Message, "release 1.0 was restored") {
 				t.Errorf("not restored: %+v", res)
