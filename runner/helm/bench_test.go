@@ -62,7 +62,7 @@ spec:
   selector: {matchLabels: {app: web}}
   template:
     metadata:
-      labels: {app: web}
+      labels: {app: web, version: {{ .Chart.Version | quote }}}
       annotations: {{ merge (dict "version" .Chart.Version) .Values.pod | toJson }}
     spec:
       terminationGracePeriodSeconds: 0
@@ -166,6 +166,51 @@ func (b *bench) runContext(ctx context.Context, job deployment.Job) deployment.R
 	}
 	b.t.Logf("%s %s: %+v\n%s%s", job.Action, job.Release.Version, res, said.String(), b.log)
 	return res
+}
+
+// expire runs job and lets its time be up at the first event that has text, as
+// soon as the pods of the version are what kubectl wait is asked for. A real
+// limit would have to suit the slowest machine.
+func (b *bench) expire(job deployment.Job, text, pods string) deployment.Result {
+	b.t.Helper()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	before := b.onEvent
+	defer func() { b.onEvent = before }()
+	b.onEvent = func(e task.Event) {
+		if before != nil {
+			before(e)
+		}
+		if ctx.Err() != nil || !strings.Contains(e.Text, text) {
+			return
+		}
+		if pods != "" {
+			which := []string{"pods", "--selector", "version=" + job.Release.Version, "--timeout", "2m"}
+			b.kubectl(append([]string{"wait", "--for", "create"}, which...)...)
+			b.kubectl(append([]string{"wait", "--for", pods}, which...)...)
+		}
+		cancel(errTimeout)
+	}
+	return b.runContext(ctx, job)
+}
+
+// notReady is what is said while the Deployment's pods are not ready.
+const notReady = "deployment/web 0/1 ready"
+
+// What failing pods are awaited by.
+const (
+	crashed = `jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff`
+	noImage = `jsonpath={.status.containerStatuses[0].state.waiting.reason}=ImagePullBackOff`
+	started = `jsonpath={.status.phase}=Running`
+)
+
+// enough is a limit that must be reached for real: it holds a child's start and
+// a few requests on a slow machine.
+func enough() time.Duration {
+	if raceDetector {
+		return time.Minute
+	}
+	return 20 * time.Second
 }
 
 // up deploys rel over prev and must succeed.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"helm.sh/helm/v3/pkg/release"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -30,6 +31,24 @@ const (
 type cause struct {
 	Sentence string   `json:"sentence"`
 	Tail     []string `json:"tail,omitempty"` // of the log of what is to blame
+}
+
+// explainRelease says why rel did not come up in time; nil when nothing is seen
+// to be wrong.
+func (c *cluster) explainRelease(ctx context.Context, rel *release.Release) *cause {
+	for _, h := range rel.Hooks {
+		if h.LastRun.Phase != release.HookPhaseRunning || h.Kind != "Job" && h.Kind != "Pod" {
+			continue
+		}
+		o := object{h.Kind, rel.Namespace, h.Name}
+		why := c.explainPods(ctx, o)
+		if why == nil {
+			why = &cause{Sentence: "nothing is known about its pods"}
+		}
+		why.Sentence = fmt.Sprintf("hook %s was not done in time: %s", o, why.Sentence)
+		return why
+	}
+	return c.explain(ctx, objectsOf(rel.Manifest, rel.Namespace))
 }
 
 // explain finds what of objects is to blame, and what it said last; nil when

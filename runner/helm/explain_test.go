@@ -52,9 +52,7 @@ func TestLogsAreQuoted(t *testing.T) {
 	}()
 	chart := files("1.0.0", nil)
 	chart["templates/web.yaml"] = strings.Replace(chart["templates/web.yaml"], "    spec:\n", "    spec:\n      nodeName: "+node+"\n", 1)
-	job := b.job(b.release("1.0.0", chart, failing(testenv.FailCrash)+"password: hunter22\n"), nil)
-	job.Timeout = short
-	res := b.run(job)
+	res := b.expire(b.job(b.release("1.0.0", chart, failing(testenv.FailCrash)+"password: hunter22\n"), nil), notReady, crashed)
 	failsWith(t, res, "keeps ending: exit code 1", "(it said last: cannot log in as app with ${")
 	if n := len(res.LogTail); n != tailLines || res.LogTail[0] != "line 11" || !strings.HasPrefix(res.LogTail[n-1], "cannot log in as app with ${") {
 		t.Errorf("%q", res.LogTail)

@@ -6,22 +6,18 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
-// short makes a deployment that will not come up fail soon.
-const short = 8 * time.Second
-
 func TestFailingPodsAreNamed(t *testing.T) {
 	t.Parallel()
-	for how, want := range map[string]string{
-		testenv.FailCrash:     `container "main" keeps ending: exit code 1, restarted 5 times`,
-		testenv.FailImagePull: `container "main" cannot start (ImagePullBackOff): Back-off pulling image "example.test/web:2.0.0"`,
-		testenv.FailUnready:   `container "main" runs but is not ready`,
-		testenv.FailPending:   `is not ready`,
+	for how, c := range map[string]struct{ pods, want string }{
+		testenv.FailCrash:     {crashed, `container "main" keeps ending: exit code 1, restarted 5 times`},
+		testenv.FailImagePull: {noImage, `container "main" cannot start (ImagePullBackOff): Back-off pulling image "example.test/web:2.0.0"`},
+		testenv.FailUnready:   {started, `container "main" runs but is not ready`},
+		testenv.FailPending:   {"condition=PodScheduled", `is not ready`},
 	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
@@ -29,10 +25,8 @@ func TestFailingPodsAreNamed(t *testing.T) {
 			one := b.release("1.0.0", files("1.0.0", nil), "")
 			b.up(one, nil)
 			two := b.release("2.0.0", files("2.0.0", nil), failing(how))
-			job := b.job(two, one)
-			job.Timeout = short
-			res := b.run(job)
-			failsWith(t, res, "release 2.0.0 was not up after 8s", `deployment "web" is 0/1 ready: pod "web-`, want)
+			res := b.expire(b.job(two, one), notReady, c.pods)
+			failsWith(t, res, "release 2.0.0 was not up after 1m0s", `deployment "web" is 0/1 ready: pod "web-`, c.want)
 			if !res.Restored || !res.Touched || res.Serving != "1.0.0" || res.HelmRevision != 3 ||
 				!strings.Contains(res.Message, "release 1.0.0 was restored and serves as revision 3") {
 				t.Errorf("%+v", res)
@@ -62,9 +56,12 @@ func TestEventsAreQuoted(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	job := b.job(b.release("2.0.0", files("2.0.0", nil), "replicas: 3\n"), one)
-	job.Timeout = short
-	failsWith(t, b.run(job), "exceeded quota: few")
+	b.onEvent = func(e task.Event) {
+		if strings.Contains(e.Text, "deployment/web 0/3 ready") {
+			b.kubectl("wait", "events", "--for", "create", "--field-selector", "reason=FailedCreate", "--timeout", "2m")
+		}
+	}
+	failsWith(t, b.expire(b.job(b.release("2.0.0", files("2.0.0", nil), "replicas: 3\n"), one), "deployment/web 0/3 ready", ""), "exceeded quota: few")
 	b.serves("1.0.0")
 }
 
@@ -72,9 +69,7 @@ func TestFirstInstallLeavesNothing(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	more := map[string]string{"templates/before.yaml": hook("before", "pre-install", "")}
-	job := b.job(b.release("1.0.0", files("1.0.0", more), failing(testenv.FailCrash)), nil)
-	job.Timeout = 12 * time.Second
-	res := b.run(job)
+	res := b.expire(b.job(b.release("1.0.0", files("1.0.0", more), failing(testenv.FailCrash)), nil), notReady, crashed)
 	failsWith(t, res, "keeps ending")
 	if res.Restored || !res.Touched || res.Serving != "" || !strings.Contains(res.Message, "it was removed; nothing served before") {
 		t.Errorf("%+v", res)
@@ -96,8 +91,8 @@ func TestRemovalTakesLong(t *testing.T) {
 		"templates/volume.yaml": "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
 	}
 	job := b.job(b.release("1.0.0", files("1.0.0", more), ""), nil)
-	job.Timeout, job.RestoreTimeout = short, short
-	res := b.run(job)
+	job.RestoreTimeout = enough()
+	res := b.expire(job, "persistentvolumeclaim/data not bound", "")
 	failsWith(t, res, `persistentvolumeclaim "data" is not bound to a volume`, `persistentvolumeclaim "data" not gone yet`)
 	if !res.Touched || !strings.Contains(res.Message, "look at the cluster") {
 		t.Errorf("%+v", res)
@@ -143,10 +138,13 @@ func TestFailingHooks(t *testing.T) {
 		one := b.release("1.0.0", files("1.0.0", nil), "")
 		b.up(one, nil)
 		slow := hook("slow", "pre-upgrade", testenv.RunForAnnotation+": 1h")
-		job := b.job(b.release("2.0.0", files("2.0.0", map[string]string{"templates/slow.yaml": slow}), ""), one)
-		job.Timeout = short
-		res := b.run(job)
-		failsWith(t, res, "was not up after 8s: hook job/slow was not done in time")
+		rel := b.release("2.0.0", files("2.0.0", map[string]string{"templates/slow.yaml": slow}), "")
+		// Once the child notices by itself, once it is killed.
+		job := b.job(rel, one)
+		job.Timeout = enough()
+		failsWith(t, b.run(job), "was not up after "+enough().String()+": hook job/slow was not done in time")
+		b.serves("1.0.0")
+		failsWith(t, b.expire(b.job(rel, one), "running hook job/slow", ""), "was not up after 1m0s: hook job/slow was not done in time")
 		b.serves("1.0.0")
 	})
 	t.Run("rollback hook", func(t *testing.T) {
@@ -154,9 +152,7 @@ func TestFailingHooks(t *testing.T) {
 		b := newBench(t)
 		one := b.release("1.0.0", files("1.0.0", map[string]string{"templates/bad.yaml": hook("bad", "pre-rollback", fail)}), "")
 		b.up(one, nil)
-		job := b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), one)
-		job.Timeout = short
-		res := b.run(job)
+		res := b.expire(b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), one), notReady, crashed)
 		failsWith(t, res, "keeps ending", "RESTORING release 1.0.0 FAILED as well: hook job/bad failed")
 		if res.Restored || res.Serving != "" || !strings.Contains(res.Message, "could not be restored") {
 			t.Errorf("%+v", res)
@@ -302,9 +298,9 @@ func TestRestoreFails(t *testing.T) {
 		}
 	}
 	job := b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), one)
-	job.Timeout, job.RestoreTimeout = short, short
+	job.Timeout, job.RestoreTimeout = enough(), enough() // both for real
 	res := b.run(job)
-	failsWith(t, res, "keeps ending", "RESTORING release 1.0.0 FAILED as well: it was not up after 8s", "exceeded quota")
+	failsWith(t, res, "keeps ending", "RESTORING release 1.0.0 FAILED as well: it was not up after "+enough().String(), "exceeded quota")
 	if res.Restored || res.Serving != "" || !strings.Contains(res.Message, "look at the cluster") {
 		t.Errorf("%+v", res)
 	}

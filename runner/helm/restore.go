@@ -38,7 +38,7 @@ func (r *run) afterFailure(ctx context.Context, past history, end ending) deploy
 	}
 	why := end.cause
 	if why == nil && failed != nil && end.late {
-		why = r.cluster.explain(ctx, objectsOf(failed.Manifest, r.job.Helm.Namespace))
+		why = r.cluster.explainRelease(ctx, failed)
 	}
 	res.Error = r.sentence(end, why)
 	if why != nil {
@@ -157,7 +157,7 @@ func (r *run) notRestored(res deployment.Result, end ending, what, version strin
 	if now, err := r.patiently(ctx); err == nil {
 		why := end.cause
 		if last := now.last(); why == nil && last != nil && isRestore(last) {
-			why = r.cluster.explain(ctx, objectsOf(last.Manifest, r.job.Helm.Namespace))
+			why = r.cluster.explainRelease(ctx, last)
 		}
 		if why != nil {
 			text = why.Sentence

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 	"github.com/wrktalk/wrktalk-agent/runner/deployment"
 )
 
@@ -51,16 +52,14 @@ func TestRights(t *testing.T) {
 	b.serves("1.0.0")
 
 	// Nobody may look at the pods; the failure is explained as far as may be.
-	job := b.job(b.release("2.0.0", files("2.0.0", nil), failing("crash")), rel)
-	job.Timeout = short
-	res := b.run(job)
+	res := b.expire(b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), rel), notReady, crashed)
 	failsWith(t, res, `deployment "web" is 0/1 ready`)
 	if !res.Restored {
 		t.Errorf("%+v", res)
 	}
 
 	// Without its namespace it would have to create one.
-	job = b.job(rel, nil)
+	job := b.job(rel, nil)
 	job.Helm.Namespace = b.ns + "-other"
 	failsWith(t, b.run(job), "may not list secrets")
 }

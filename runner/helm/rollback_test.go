@@ -3,7 +3,6 @@ package helm
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
@@ -24,8 +23,7 @@ func TestRollback(t *testing.T) {
 	b.up(one, nil)
 	b.up(two, one)
 	bad := b.job(b.release("3.0.0", files("3.0.0", nil), failing(testenv.FailCrash)), two)
-	bad.Timeout = short
-	if res := b.run(bad); res.Succeeded || res.Serving != "2.0.0" {
+	if res := b.expire(bad, notReady, crashed); res.Succeeded || res.Serving != "2.0.0" {
 		t.Fatalf("%+v", res)
 	}
 
@@ -69,8 +67,7 @@ func TestUnnamedRollback(t *testing.T) {
 	b.refusedWith(b.run(b.rollbackJob(none, one)), "there is no release to roll back to")
 	b.up(two, one)
 	bad := b.job(b.release("3.0.0", files("3.0.0", nil), failing(testenv.FailCrash)), two)
-	bad.Timeout = short
-	if res := b.run(bad); res.Succeeded {
+	if res := b.expire(bad, notReady, crashed); res.Succeeded {
 		t.Fatalf("%+v", res)
 	}
 	// Neither the failed revision, nor the restored one's original.
@@ -108,10 +105,8 @@ func TestInstallOverLeftovers(t *testing.T) {
 	bad := b.release("1.0.0", files("1.0.0", nil), failing(testenv.FailUnready))
 	b.killCLI("1", "pending-install", "install", releaseName, bad.PayloadDir, "-f", bad.ValuesFile)
 	b.change(byTheAgent)
-	job := b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), nil)
-	job.Timeout = 12 * time.Second
-	res := b.run(job)
-	failsWith(t, res, "was not up after 12s", "keeps ending: exit code 1")
+	res := b.expire(b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), nil), notReady, crashed)
+	failsWith(t, res, "was not up after 1m0s", "keeps ending: exit code 1")
 	if res.Serving != "" || !strings.Contains(res.Message, "it was removed") {
 		t.Errorf("%+v", res)
 	}
