@@ -166,6 +166,12 @@ func (f *Fetcher) resume(ctx, work context.Context) error {
 			}
 			continue
 		}
+		if m.Offline { // complete: its operator was cut off before the last step
+			if _, err := d.Publish(*m); err != nil {
+				return err
+			}
+			continue
+		}
 		if _, err := f.takeUp(ctx, work, d, m); err != nil || ctx.Err() != nil {
 			return err
 		}

@@ -29,6 +29,9 @@ func (r *Runner) startHeartbeat(m *staging.Manifest) *heartbeat {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &heartbeat{
 		send: func(ctx context.Context) error {
+			if m.Offline {
+				return nil // no row, so nobody to compete with
+			}
 			err := r.db.Heartbeat(ctx, m.TaskID, m.Token)
 			if err == nil {
 				r.Meter.Heartbeat()

@@ -30,7 +30,7 @@ func (r *Runner) record(sig Signals, t *staging.Task, o task.Outcome) error {
 		return errors.Join(err, stripErr)
 	}
 	if err != nil {
-		if err := r.again(ctx, t, "record the outcome", finish); err != nil {
+		if err := r.patiently(ctx, t, "record the outcome", finish); err != nil {
 			return err
 		}
 	}

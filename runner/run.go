@@ -16,8 +16,9 @@ import (
 // run takes one task in running to its end: to done, to the trash when its
 // claim was lost, or to quarantine when nobody can tell what it is. What stands
 // in the way, such as a full disk, is waited out: no other task is touched until
-// this one is finished. When the agent stops first, the directory stays in
-// running and the next runner goes on with it.
+// this one is finished, but for one that was asked for offline while this one
+// waits for the database. Then, or when the agent stops first, the directory
+// stays in running, to be gone on with.
 func (r *Runner) run(sig Signals, t *staging.Task) {
 	const longest = 30 * time.Second
 	for wait := time.Second; ; wait = min(2*wait, longest) {
@@ -33,6 +34,9 @@ func (r *Runner) run(sig Signals, t *staging.Task) {
 			}
 		}
 		switch {
+		case errors.Is(err, errGiveWay):
+			r.Log.Info("letting a task go first that an operator asked for on this host", "task", t.Name, "reason", err)
+			return
 		case errors.Is(err, errKilled), sig.Stop.Err() != nil:
 			r.Log.Warn("stopping with a task unfinished; the next start goes on with it", "task", t.Name, "reason", err)
 			return
@@ -100,7 +104,7 @@ func (r *Runner) keep(sig Signals, t *staging.Task, o task.Outcome) error {
 // reason not to. An error means that there is no outcome yet, or none of ours.
 func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat *heartbeat) (task.Outcome, error) {
 	o := task.Outcome{
-		Schema: task.OutcomeSchema, TaskID: m.TaskID, Kind: m.Kind, Token: m.Token,
+		Schema: task.OutcomeSchema, TaskID: m.TaskID, Kind: m.Kind, Token: m.Token, Offline: m.Offline,
 		ArtifactID: m.Release.ArtifactID, ReleaseVersion: m.Release.Version, ChartType: m.Release.ChartType,
 		StartedAt: m.ClaimedAt,
 	}
@@ -118,7 +122,7 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	// The claim may have been lost while the directory waited, and starting
 	// twice is worse than starting late: no answer, no start.
 	r.event(t, task.PhaseVerifying, "verifying the staged files")
-	if err := r.again(sig.Stop, t, "confirm the claim", beat.confirm); err != nil {
+	if err := r.patiently(sig.Stop, t, "confirm the claim", beat.confirm); err != nil {
 		return o, err
 	}
 	run, err := t.Run()
@@ -153,6 +157,9 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	o.FinishedAt = time.Now().UTC()
 	o.Succeeded, o.Message, o.Error = res.Succeeded, res.Message, res.Error
 	o.HelmRevision, o.LogTail, o.Restored = res.HelmRevision, res.LogTail, res.Restored
+	if o.ArtifactID == "" && o.Succeeded { // a rollback that named no release
+		o.ArtifactID, o.ReleaseVersion = res.ArtifactID, res.Serving
+	}
 	if res.Touched || res.Succeeded {
 		o.Serving = res.Serving
 	}
@@ -198,7 +205,7 @@ func (r *Runner) job(t *staging.Task, m *staging.Manifest) deployment.Job {
 	job := deployment.Job{
 		Schema: deployment.Schema, Action: deployment.ActionDeploy,
 		TaskID: m.TaskID, Kind: m.Kind, Token: m.Token,
-		Release: release(m.Release, "", true),
+		Release: release(m.Release, "", !m.Offline),
 		Timeout: r.Timeout, RestoreTimeout: r.RestoreTimeout,
 		Compose: r.Compose, Helm: r.Helm,
 	}

@@ -75,6 +75,8 @@ type Runner struct {
 	db  *taskdb.DB
 	dir *staging.Dir
 
+	hints <-chan struct{} // something may be ready; set by Run
+
 	flagged *bool // the last value that maintenance_mode_enabled was given
 	phases  meter.Stopwatch
 
@@ -100,24 +102,26 @@ func (r *Runner) Run(sig Signals, ready func()) error {
 	if err := watcher.Err(); err != nil {
 		r.Log.Warn("no file system events: looking for ready tasks by the timer alone", "error", err, "every", r.Rescan)
 	}
-	if err := r.resume(sig, ready); err != nil {
+	r.hints = watcher.Hints()
+	if err := r.resume(ready); err != nil {
 		return err
 	}
 	for {
-		select {
-		case <-sig.Stop.Done():
-			return nil
-		case <-watcher.Hints():
-		}
 		if err := r.drain(sig); err != nil {
 			return err
 		}
 		r.reflectMaintenance(sig.Stop)
+		select {
+		case <-sig.Stop.Done():
+			return nil
+		case <-r.hints:
+		}
 	}
 }
 
-// resume goes on with the tasks a predecessor was killed over.
-func (r *Runner) resume(sig Signals, ready func()) error {
+// resume looks at the tasks a predecessor was killed over: what of the page
+// they left up is to stay. They are gone on with by drain.
+func (r *Runner) resume(ready func()) error {
 	tasks, err := r.dir.List(staging.Running)
 	if err != nil {
 		return err
@@ -130,36 +134,75 @@ func (r *Runner) resume(sig Signals, ready func()) error {
 	}
 	r.recoverMaintenance(active)
 	ready()
-	for _, t := range tasks {
-		if sig.Stop.Err() != nil {
-			return nil
-		}
-		r.Log.Info("going on with a task that was interrupted", "task", t.Name)
-		r.run(sig, t)
-		if t.State != staging.Running {
-			r.endMaintenance(t)
-		}
-	}
 	return nil
 }
 
-// drain carries out every ready task, oldest first.
+// drain carries out every task there is.
 func (r *Runner) drain(sig Signals) error {
 	for sig.Stop.Err() == nil {
-		tasks, err := r.dir.List(staging.Ready)
-		if err != nil {
+		t, err := r.next()
+		if t == nil || err != nil {
 			return err
 		}
-		if len(tasks) == 0 {
-			return nil
+		if t.State == staging.Running {
+			r.Log.Info("going on with a task that was interrupted", "task", t.Name)
+			r.run(sig, t)
+			if t.State != staging.Running {
+				r.endMaintenance(t)
+			}
+			continue
 		}
-		t := tasks[0]
 		if err := t.Take(); err != nil {
 			return err
 		}
 		r.run(sig, t)
 	}
 	return nil
+}
+
+// next returns the task to go on with, nil for none. What lies in running was
+// left there by a predecessor, or gave way to a task that was asked for offline:
+// outcomes are recorded in the order in which they came about, before anything
+// else begins.
+func (r *Runner) next() (*staging.Task, error) {
+	if t, err := r.offline(); t != nil || err != nil {
+		return t, err
+	}
+	waiting, err := r.dir.List(staging.Running)
+	if err != nil {
+		return nil, err
+	}
+	var first *staging.Task
+	var earliest time.Time
+	for _, t := range waiting {
+		o, err := t.Outcome()
+		if err == nil && (first == nil || o.FinishedAt.Before(earliest)) {
+			first, earliest = t, o.FinishedAt
+		}
+	}
+	if first != nil {
+		return first, nil
+	}
+	ready, err := r.dir.List(staging.Ready)
+	if tasks := append(waiting, ready...); len(tasks) > 0 {
+		return tasks[0], err
+	}
+	return nil, err
+}
+
+// offline returns the oldest ready task that an operator asked for on this host,
+// nil for none.
+func (r *Runner) offline() (*staging.Task, error) {
+	tasks, err := r.dir.List(staging.Ready)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range tasks {
+		if m, err := t.Manifest(); err == nil && m.Offline {
+			return t, nil
+		}
+	}
+	return nil, nil
 }
 
 // recoverMaintenance ends a page that a killed run left up.
@@ -217,8 +260,40 @@ func (r *Runner) note(t *staging.Task, e task.Event) {
 	}
 }
 
-// errKilled is returned by steps that sig.Kill cut short.
-var errKilled = errors.New("the agent is being killed")
+// errKilled is returned by steps that sig.Kill cut short, errGiveWay by those
+// that wait for the database when a task can be carried out without it.
+var (
+	errKilled  = errors.New("the agent is being killed")
+	errGiveWay = errors.New("another task does not need the database")
+)
+
+// patiently is again for what needs the database: it gives way to a task that
+// was asked for offline.
+func (r *Runner) patiently(ctx context.Context, t *staging.Task, what string, f func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	defer func() { cancel(nil); <-done }()
+	go func() {
+		defer close(done)
+		for {
+			if urgent, err := r.offline(); err == nil && urgent != nil {
+				cancel(errGiveWay)
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-r.hints:
+			}
+		}
+	}()
+	err := r.again(ctx, t, what, f)
+	if err != nil && errors.Is(context.Cause(ctx), errGiveWay) && !errors.Is(err, taskdb.ErrFenced) {
+		return fmt.Errorf("%w: %w", errGiveWay, err)
+	}
+	return err
+}
 
 // again calls f until it succeeds or is fenced, or ctx ends, waiting longer
 // after each failure, which it logs. The context it gives f bounds one call.

@@ -44,6 +44,7 @@ func (r *Runner) awaitWish(t *staging.Task, m *staging.Manifest) (*wish, error) 
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &wish{
 		made: make(chan struct{}), cancel: cancel, done: make(chan struct{}), root: root,
+		local: m.Offline,
 		ask: func(ctx context.Context) (string, bool, error) {
 			return r.db.CancelRequested(ctx, m.TaskID, m.Token)
 		},

@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
-	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/config"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
@@ -51,7 +50,7 @@ func runCancel(a *app, args []string) error {
 	if err != nil || !*wait {
 		return err
 	}
-	f := &follower{db: db, cfg: cfg, id: id, started: time.Now(), out: a.stdout, live: isTerminal(a.stdout)}
+	f := a.follower(db, cfg, id)
 	row, err := f.run(ctx)
 	f.clear()
 	if err != nil {

@@ -26,9 +26,22 @@ func (a *app) ask(args []string, kind task.Kind, least int) error {
 	a.outputFlag(fs)
 	at := fs.String("at", "", "not before this `time`: 2026-11-23T22:00:00Z, 2026-11-23 22:00, 22:00 or +30m")
 	wait := fs.Bool("wait", false, "follow the task to its end; exit code 1 when it fails")
+	offline, env := new(bool), new(string)
+	if kind == task.KindRollback {
+		offline = fs.Bool("offline", false, "do without the database, which is told of it later: on the agent's host, from what is kept there")
+		env = fs.String("env", "", "with --offline, the .env `file` that the release needs (Compose)")
+	}
 	rest, err := a.parse(fs, args, least, 1)
 	if err != nil {
 		return err
+	}
+	switch {
+	case *offline && *at != "":
+		return usagef("--offline and --at exclude each other: what waits for a time is kept in the database")
+	case *offline:
+		return a.rollbackOffline(rest, *env, *wait)
+	case *env != "":
+		return usagef("--env goes with --offline: otherwise the env comes from the database")
 	}
 	t := taskdb.NewTask{Kind: kind}
 	if *at != "" {

@@ -25,10 +25,7 @@ const (
 // On a terminal the current phase is shown with its age, elsewhere each event
 // is a line.
 func (a *app) follow(ctx context.Context, db *taskdb.DB, cfg *config.Config, id task.ID, version string) error {
-	f := &follower{db: db, cfg: cfg, id: id, started: time.Now(), out: a.stdout, live: isTerminal(a.stdout)}
-	if a.output == "json" {
-		f.out, f.live = io.Discard, false
-	}
+	f := a.follower(db, cfg, id)
 	f.line(fmt.Sprintf("task %s: %s", id, version))
 	row, err := f.run(ctx)
 	f.clear()
@@ -89,6 +86,15 @@ type follower struct {
 	last    task.Event // the last of them
 	waiting string     // why nothing happens yet, as said
 	drawn   bool       // a live line stands
+}
+
+// follower returns one that shows id to a person, or nothing to a program.
+func (a *app) follower(db *taskdb.DB, cfg *config.Config, id task.ID) *follower {
+	f := &follower{db: db, cfg: cfg, id: id, started: time.Now(), out: a.stdout, live: isTerminal(a.stdout)}
+	if a.output == "json" {
+		f.out, f.live = io.Discard, false
+	}
+	return f
 }
 
 func (f *follower) run(ctx context.Context) (taskdb.TaskRow, error) {

@@ -90,6 +90,11 @@ type Manifest struct {
 	Previous       *Release `json:"previous,omitempty"`
 	PreviousStaged bool     `json:"previous_staged,omitempty"`
 
+	// Offline tells that an operator asked for the task on this host, without the
+	// database: there is no row to confirm, Token is the time it was asked for, and
+	// Release is one that is kept where it is deployed to, so it has no payload.
+	Offline bool `json:"offline,omitempty"`
+
 	// Refusal is why the task cannot be carried out, found before anything was
 	// staged. Such a directory has no payload; the runner records the failure.
 	Refusal string `json:"refusal,omitempty"`

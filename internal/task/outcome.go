@@ -18,6 +18,9 @@ type Outcome struct {
 	TaskID ID    `json:"task_id"`
 	Kind   Kind  `json:"kind"`
 	Token  Token `json:"token"`
+	// Offline tells that the task was asked for on the agent's host while the
+	// database was away: it has no row until its outcome is recorded.
+	Offline bool `json:"offline,omitempty"`
 
 	Succeeded bool   `json:"succeeded"`
 	Message   string `json:"message"`         // one sentence for people
@@ -100,6 +103,10 @@ func (o Outcome) Result() map[string]any {
 	}
 	if o.Restored {
 		r["restored"] = true
+	}
+	if o.Offline {
+		r["offline"] = true
+		r["finished_at"] = o.FinishedAt.UTC().Format(time.RFC3339)
 	}
 	return r
 }

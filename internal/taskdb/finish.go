@@ -31,6 +31,8 @@ func (db *DB) Heartbeat(ctx context.Context, id task.ID, token task.Token) error
 // Finish records an outcome: the task's status, result and error, and on
 // success which artifact serves now, in one transaction.
 //
+// The row of an outcome that is Offline is added first.
+//
 // It may be repeated: a task that already ended under the same token is left
 // as it is, and that is no error. A commit without a reply is resolved that
 // way before Finish returns. ErrFenced means that somebody else took the task
@@ -62,6 +64,11 @@ func noSuchTask(err error) error {
 }
 
 func finish(ctx context.Context, tx pgx.Tx, o task.Outcome) error {
+	if o.Offline {
+		if err := adopt(ctx, tx, &o); err != nil {
+			return err
+		}
+	}
 	var status, token string
 	err := tx.QueryRow(ctx, `select status::text, coalesce(picked_up_at::text, '') from agent_task
 		where id = $1 for update`, string(o.TaskID)).Scan(&status, &token)
@@ -69,7 +76,7 @@ func finish(ctx context.Context, tx pgx.Tx, o task.Outcome) error {
 		return err
 	}
 	switch {
-	case token != string(o.Token):
+	case token != string(o.Token) && !o.Offline: // nobody else can have claimed that one
 		return fmt.Errorf("%w: it was claimed at %q", ErrFenced, token)
 	case task.Status(status).Final():
 		return nil // recorded by an earlier try whose reply was lost
@@ -96,6 +103,26 @@ func finish(ctx context.Context, tx pgx.Tx, o task.Outcome) error {
 		return nil
 	}
 	return moveFlags(ctx, tx, o.ArtifactID)
+}
+
+// adopt adds the row of a task that was carried out while the database was
+// away, unless an earlier try did. An artifact that is gone meanwhile is left
+// out of the row and of o.
+func adopt(ctx context.Context, tx pgx.Tx, o *task.Outcome) error {
+	var artifact *string
+	err := tx.QueryRow(ctx, `select id::text from release_artifact where id::text = $1`, o.ArtifactID).Scan(&artifact)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return err
+	}
+	if artifact == nil {
+		o.ArtifactID = ""
+	}
+	_, err = tx.Exec(ctx, `
+		insert into agent_task (id, type, status, release_artifact_id, execute_after, picked_up_at, created_at, updated_at)
+		select $1, $2, 'inProgress', $3, $4::timestamptz, $4::timestamptz, $4::timestamptz, now()
+		where not exists (select 1 from agent_task where id::text = $5::text)`,
+		string(o.TaskID), string(o.Kind), artifact, string(o.Token), string(o.TaskID))
+	return err
 }
 
 // unfitText reports whether the server refused a text for its length or for a

@@ -232,6 +232,10 @@ func (id rowID) forColumn(columnType string) []byte {
 	return []byte(id.text)
 }
 
+// NewTaskID returns an id for a task whose row is added later; see
+// task.Outcome's Offline.
+func NewTaskID() task.ID { return task.ID(newID().text) }
+
 // NewTask is a task to add.
 type NewTask struct {
 	Kind       task.Kind

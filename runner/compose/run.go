@@ -161,6 +161,9 @@ func (r *run) discard(d *desired) {
 }
 
 func (r *run) deploy(ctx context.Context) deployment.Result {
+	if err := r.uncovered(); err != nil {
+		return r.refused(err)
+	}
 	d, err := r.prepare(ctx, r.job.Release, r.env, r.envErr)
 	if err != nil {
 		return r.refused(err)
@@ -226,6 +229,9 @@ func (r *run) refused(err error) deployment.Result {
 func (r *run) succeeded(ctx context.Context, d *desired) deployment.Result {
 	if err := r.store.setCurrent(d.bundle); err != nil {
 		note(r.out, "%v", err) // the link is for people only
+	}
+	if err := r.store.remember(r.served(d.release)); err != nil {
+		note(r.out, "%v; a rollback while the database is away will not know of release %s", err, d.release.Version)
 	}
 	r.tidy(ctx, d.bundle)
 	return deployment.Result{

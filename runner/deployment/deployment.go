@@ -139,6 +139,10 @@ type Result struct {
 	Message   string `json:"message"`
 	Error     string `json:"error,omitempty"`
 
+	// ArtifactID is what a release that the job did not name by its artifact was
+	// made from, "" when its records do not tell.
+	ArtifactID string `json:"artifact_id,omitempty"`
+
 	HelmRevision int `json:"helm_revision,omitempty"`
 	// Serving is the version that serves after the job, "" for none or unknown.
 	Serving string `json:"serving,omitempty"`

@@ -1,6 +1,7 @@
 package helm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,6 +83,41 @@ func succeeded(rel *release.Release) bool {
 		return !strings.Contains(rel.Info.Description, " failed: ")
 	}
 	return false
+}
+
+// before returns the revision that a rollback which names none goes back to, nil
+// for none; see deployment.RollbackTarget.
+func (h history) before() *release.Release {
+	served := slices.DeleteFunc(slices.Clone(h), func(rel *release.Release) bool { return !succeeded(rel) })
+	i := deployment.RollbackTarget(served,
+		func(rel *release.Release) string {
+			// Revisions made by hand hold who knows what: each is its own.
+			return cmp.Or(rel.Labels[LabelDigest], fmt.Sprintf("revision %d", rel.Version))
+		},
+		func(rel *release.Release) bool {
+			return !isRestore(rel) && (rel.Labels[LabelKind] == string(task.KindRollback) ||
+				strings.HasPrefix(rel.Info.Description, "Rollback to "))
+		},
+		func(*release.Release) bool { return true })
+	if i < 0 {
+		return nil
+	}
+	return served[i]
+}
+
+// kept says which releases can be rolled back to by name.
+func (h history) kept() string {
+	var names []string
+	for _, rel := range h {
+		name := cmp.Or(rel.Labels[LabelVersion], fmt.Sprintf("revision %d", rel.Version))
+		if succeeded(rel) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return "none ever came up"
+	}
+	return "kept are " + strings.Join(names, ", ")
 }
 
 // pending returns the revisions that an unfinished operation left.

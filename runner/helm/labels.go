@@ -21,6 +21,7 @@ const (
 	LabelArtifact = "agent.wrktalk.com/artifact"
 	LabelDigest   = "agent.wrktalk.com/digest"
 	LabelVersion  = "agent.wrktalk.com/version"
+	LabelKind     = "agent.wrktalk.com/kind" // of the task: deploy or rollback
 	// LabelAction says whether the task wanted this revision (deploy) or got it
 	// back after a failure (restore).
 	LabelAction = "agent.wrktalk.com/action"
@@ -74,6 +75,7 @@ func taskLabels(job deployment.Job, action string) map[string]string {
 	return map[string]string{
 		LabelTask:   labelValue(string(job.TaskID)),
 		LabelToken:  labelValue(string(job.Token)),
+		LabelKind:   labelValue(string(job.Kind)),
 		LabelAction: action,
 	}
 }

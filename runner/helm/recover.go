@@ -15,10 +15,9 @@ import (
 func (r *run) recover(ctx context.Context) deployment.Result {
 	rctx, cancel := r.restoreContext(ctx)
 	defer cancel()
-	rel := r.job.Release
-	what := fmt.Sprintf("the deployment of release %s died half-way", rel.Version)
+	what := fmt.Sprintf("the deployment of %s died half-way", r.what())
 	res := deployment.Result{
-		Error: fmt.Sprintf("the deployment process died while it brought up release %s", rel.Version),
+		Error: "the deployment process died while it brought up " + r.what(),
 	}
 	now, err := r.patiently(rctx)
 	if err != nil {

@@ -101,7 +101,7 @@ func (r *run) do(ctx context.Context) deployment.Result {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.job.Timeout, errTimeout)
 	defer cancel()
-	r.emit(task.PhasePreflight, fmt.Sprintf("checking release %s", r.job.Release.Version))
+	r.emit(task.PhasePreflight, "checking "+r.what())
 	var err error
 	if r.cluster, err = connect(r.job.Helm, requestTimeout, r.out); err != nil {
 		return r.refused(err)
@@ -166,6 +166,7 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 			return r.refused(err)
 		}
 		if target != nil {
+			r.identify(target)
 			o.Op, o.Revision = opRollback, target.Version
 		}
 	}
@@ -219,22 +220,41 @@ func (r *run) refusedHalfway(ctx context.Context, end ending) deployment.Result 
 	return r.restore(ctx, res, now, r.left, what)
 }
 
+// identify completes a job that does not say which artifact it is about.
+func (r *run) identify(rel *release.Release) {
+	if want := &r.job.Release; want.ArtifactID == "" {
+		want.Version = cmp.Or(want.Version, versionOf(rel, r.job))
+		want.ArtifactID, want.SHA256 = rel.Labels[LabelArtifact], rel.Labels[LabelDigest]
+	}
+}
+
+// what names the job's release to people.
+func (r *run) what() string {
+	if v := r.job.Release.Version; v != "" {
+		return "release " + v
+	}
+	return "the previous release"
+}
+
 // rollbackTarget returns the revision that a rollback task means: the newest
-// successful one of the artifact it names; of another artifact than the one that
-// serves when it names none; nil when the artifact must be deployed anew.
+// successful one of the artifact it names, or of the version when it names only
+// that; the one before when it names none; nil when the artifact must be deployed
+// anew.
 func rollbackTarget(past history, job deployment.Job) (*release.Release, error) {
-	current := past.serving()
-	if job.Release.ArtifactID == "" && job.Release.PayloadDir == "" {
-		target := past.newest(func(rel *release.Release) bool {
-			return current != nil && rel.Version != current.Version &&
-				(!ours(rel) || rel.Labels[LabelDigest] != current.Labels[LabelDigest])
-		})
+	if job.Release.ArtifactID != "" || job.Release.PayloadDir != "" {
+		return past.newest(func(rel *release.Release) bool { return holds(rel, job.Release) }), nil
+	}
+	if want := job.Release.Version; want != "" {
+		target := past.newest(func(rel *release.Release) bool { return rel.Labels[LabelVersion] == labelValue(want) })
 		if target == nil {
-			return nil, errors.New("there is no release to roll back to: no other successful revision is kept")
+			return nil, fmt.Errorf("no successful revision of release %s is kept: %s", want, past.kept())
 		}
 		return target, nil
 	}
-	return past.newest(func(rel *release.Release) bool { return holds(rel, job.Release) }), nil
+	if target := past.before(); target != nil {
+		return target, nil
+	}
+	return nil, fmt.Errorf("there is no release to roll back to that was not rolled back from: %s", past.kept())
 }
 
 // begin is called when all checks have passed. It asks for leave and clears away
@@ -279,6 +299,7 @@ func (r *run) uninstall(ctx context.Context) error {
 // confirm follows a process that could not tell any more that it was done.
 func (r *run) confirm(ctx context.Context, past history) deployment.Result {
 	rel := past.last()
+	r.identify(rel)
 	r.emit(task.PhaseWaiting, fmt.Sprintf("release %s is deployed as revision %d already; looking whether it is up", r.job.Release.Version, rel.Version))
 	end := r.child(ctx, order{Op: opWait}, nil)
 	if end.err == nil {
@@ -302,7 +323,7 @@ func (r *run) refused(err error) deployment.Result {
 		text = fmt.Sprintf("the preparations were not done after %s", r.job.Timeout)
 	}
 	res := deployment.Result{
-		Message: fmt.Sprintf("release %s was not deployed, and nothing was changed", r.job.Release.Version),
+		Message: r.what() + " was not deployed, and nothing was changed",
 		Error:   text,
 	}
 	if r.job.Previous != nil && r.job.Action == deployment.ActionDeploy {
@@ -313,16 +334,10 @@ func (r *run) refused(err error) deployment.Result {
 
 // succeeded is the Result of a release that is up.
 func (r *run) succeeded(revision int) deployment.Result {
-	version := r.job.Release.Version
-	if version == "" { // a rollback that named none
-		if past, err := r.observe(); err == nil {
-			version = versionOf(past.last(), r.job)
-		}
-	}
 	return deployment.Result{
-		Succeeded: true, Touched: true,
-		Message:      fmt.Sprintf("release %s is up as revision %d", version, revision),
-		Serving:      version,
+		Succeeded: true, Touched: true, ArtifactID: r.job.Release.ArtifactID,
+		Message:      fmt.Sprintf("release %s is up as revision %d", r.job.Release.Version, revision),
+		Serving:      r.job.Release.Version,
 		HelmRevision: revision,
 	}
 }
