@@ -21,6 +21,11 @@ const (
 	defaultExitLimit = 10 * time.Second
 )
 
+// errLapsed ends a deployment whose claim has not been confirmed for so long that
+// another agent may take the task over. It is gone on with, from what the cluster
+// then says, once the database has confirmed the claim.
+var errLapsed = errors.New("the database has not confirmed the claim for too long; the deployment process was killed before another agent may take the task over")
+
 // deploy has wrktalk-deploy carry out the job behind the maintenance page, and
 // has what a dead wrktalk-deploy left repaired by another one. Again tells that
 // an earlier attempt may have left the page up.
@@ -94,6 +99,12 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 	if job.Action == deployment.ActionRecover {
 		wished = nil // it restores already, which is all that giving up could mean
 	}
+	// Two Helms must not meet on one release. Two Composes cannot, on one engine.
+	lapse := time.NewTimer(beat.left(r.Lease))
+	defer lapse.Stop()
+	if job.Helm == nil {
+		lapse.Stop()
+	}
 	giveUp := func(why string) {
 		wished, interrupt, grace = nil, nil, nil
 		if job.Action != deployment.ActionRecover {
@@ -128,6 +139,13 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 			if res != nil {
 				r.Log.Warn("the deployment process reported its result and "+died, "task", t.Name)
 			}
+			p.kill()
+		case <-lapse.C:
+			if left := beat.left(r.Lease); left > 0 {
+				lapse.Reset(left)
+				continue
+			}
+			err = errLapsed
 			p.kill()
 		case <-fenced:
 			fenced, err = nil, taskdb.ErrFenced

@@ -17,6 +17,7 @@ type heartbeat struct {
 	send   func(context.Context) error
 	fenced chan struct{} // closed when the claim turns out to be lost
 	wish   *wish         // an operator's, to have the task cancelled
+	blind  bool          // the database is away for good; going on without its word
 	cancel context.CancelFunc
 	done   chan struct{}
 
@@ -101,16 +102,27 @@ func (b *heartbeat) doubt(ctx context.Context, lease time.Duration) string {
 	ctx, cancel := context.WithTimeout(ctx, doubtTimeout)
 	defer cancel()
 	err := b.confirm(ctx)
-	if err == nil {
+	if err == nil || b.blind {
 		return ""
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if silent := time.Since(b.confirmed); silent > lease {
+	if silent := time.Since(b.confirmed); silent > sure(lease) {
 		return fmt.Sprintf("the claim could not be confirmed for %s, so another agent may have taken the task over: %v",
 			silent.Round(time.Second), err)
 	}
 	return ""
+}
+
+// sure returns how long after it was confirmed a claim is certainly ours: the
+// lease, less what it takes to stop.
+func sure(lease time.Duration) time.Duration { return lease - min(15*time.Second, lease/10) }
+
+// left returns how long the claim is certainly ours.
+func (b *heartbeat) left(lease time.Duration) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return sure(lease) - time.Since(b.confirmed)
 }
 
 func (b *heartbeat) stop() {

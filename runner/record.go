@@ -7,6 +7,7 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 )
 
 // lastTry is how long recording may still take once the agent is stopping: the
@@ -40,8 +41,19 @@ func (r *Runner) record(sig Signals, t *staging.Task, o task.Outcome) error {
 	}
 	level("task "+string(o.Status()), "task", t.Name, "id", o.TaskID, "release", o.ReleaseVersion,
 		"message", o.Message, "error", o.Error, "seconds", o.Duration().Seconds())
+	if err := r.endAttempt(ctx, o); err != nil {
+		r.Log.Warn("the attempt stays open in the agent's own schema", "task", t.Name, "error", err)
+	}
 	// Before the directory moves on: a crash in between counts the task twice,
 	// the other way round it would not count it at all.
 	r.Meter.TaskEnded(o.Kind, o.Status())
 	return t.Finish()
+}
+
+// endAttempt notes in the agent's own schema, if there is one, how the attempt
+// ended.
+func (r *Runner) endAttempt(ctx context.Context, o task.Outcome) error {
+	ctx, cancel := context.WithTimeout(ctx, lastTry)
+	defer cancel()
+	return r.db.RecordAttempt(ctx, taskdb.Attempt{TaskID: o.TaskID, Token: o.Token, Ended: true, Note: string(o.Status())})
 }

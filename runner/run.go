@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
@@ -57,6 +58,9 @@ func (r *Runner) run(sig Signals, t *staging.Task) {
 
 func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
 	m, err := t.Manifest()
+	if ofDisk(err) {
+		return err
+	}
 	if err != nil {
 		r.Log.Error("setting a task aside whose manifest cannot be trusted; its lease will run out and it is staged anew",
 			"task", t.Name, "error", err)
@@ -80,10 +84,19 @@ func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
 		if err := r.keep(sig, t, o); err != nil {
 			return err
 		}
+	case ofDisk(err):
+		return err
 	default:
 		return t.Quarantine(err.Error())
 	}
 	return r.record(sig, t, o)
+}
+
+// ofDisk reports whether err says that a file could not be read, rather than
+// what is wrong with it: that may pass.
+func ofDisk(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist)
 }
 
 // keep writes the outcome to disk. While it cannot, the task is not run again
@@ -122,11 +135,11 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	// The claim may have been lost while the directory waited, and starting
 	// twice is worse than starting late: no answer, no start.
 	r.event(t, task.PhaseVerifying, "verifying the staged files")
-	if err := r.patiently(sig.Stop, t, "confirm the claim", beat.confirm); err != nil {
-		return o, err
-	}
 	run, err := t.Run()
 	if err != nil {
+		return o, err
+	}
+	if err := r.confirm(sig, t, run, beat); err != nil {
 		return o, err
 	}
 	cancelled := beat.wish.look(sig.Stop, true)
@@ -138,9 +151,10 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 			fmt.Sprintf("the staging directory was changed after staging: %v", err))
 	}
 	job := r.job(t, m)
-	if run.Attempts >= r.MaxAttempts || cancelled {
+	if run.Attempts >= r.MaxAttempts || cancelled || beat.blind {
 		job.Action = deployment.ActionRecover
 	}
+	halfway := run.Attempts > 0 || m.TakenOver
 	run.Attempts++
 	if run.Attempts == 1 {
 		run.StartedAt = time.Now().UTC()
@@ -153,6 +167,18 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	res, err := r.deploy(sig, t, job, beat, run.Attempts > 1)
 	if err != nil {
 		return o, err
+	}
+	if halfway && !res.Succeeded && !res.Touched && job.Action == deployment.ActionDeploy && job.Compose != nil {
+		// This attempt changed nothing, but an earlier one may have. (Helm's records
+		// tell its deployer by themselves.)
+		why := res.Error
+		job.Action = deployment.ActionRecover
+		if res, err = r.deploy(sig, t, job, beat, true); err != nil {
+			return o, err
+		}
+		if !res.Succeeded {
+			res.Error = why + "; " + res.Error
+		}
 	}
 	o.FinishedAt = time.Now().UTC()
 	o.Succeeded, o.Message, o.Error = res.Succeeded, res.Message, res.Error
@@ -167,10 +193,42 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	case o.Succeeded: // a wish that came too late
 	case beat.wish.error() != "":
 		o.Error = beat.wish.error() + ": " + o.Error
-	case job.Action == deployment.ActionRecover:
+	case job.Action == deployment.ActionRecover && run.Attempts > r.MaxAttempts:
 		o.Error = fmt.Sprintf("gave up after %d attempts, each ended by a stop of the agent: %s", r.MaxAttempts, o.Error)
 	}
 	return o, nil
+}
+
+// pagePatience is how long a page that a crash left up stays while the database
+// does not confirm the claim: it goes within a minute, a last try included.
+const pagePatience = 20 * time.Second
+
+// confirm waits until the database says that the claim holds. A page that an
+// interrupted attempt left up does not wait for that.
+//
+// The database may be part of the very project that the attempt left half-way,
+// and then nobody but the agent brings it back. So a Compose release is repaired
+// without it when it has been silent for as long as a claim lives.
+func (r *Runner) confirm(sig Signals, t *staging.Task, run staging.Run, beat *heartbeat) error {
+	began, up := time.Now(), run.Attempts > 0
+	return r.patiently(sig.Stop, t, "confirm the claim", func(ctx context.Context) error {
+		err := beat.confirm(ctx)
+		if err == nil || errors.Is(err, taskdb.ErrFenced) {
+			return err
+		}
+		silent := time.Since(began)
+		if up && silent > r.pagePatience {
+			up = false
+			r.event(t, task.PhaseMaintenance, "taking the maintenance page down while the database is away")
+			r.endMaintenance(t)
+		}
+		if run.Attempts > 0 && r.Compose != nil && silent > r.Lease {
+			r.Log.Warn("the database stays away: repairing what an interrupted attempt left without it", "task", t.Name, "error", err)
+			beat.blind = true
+			return nil
+		}
+		return err
+	})
 }
 
 // refused is the message of a task that is not carried out. Unless it is

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"time"
 
@@ -80,7 +81,7 @@ type Runner struct {
 	flagged *bool // the last value that maintenance_mode_enabled was given
 	phases  meter.Stopwatch
 
-	margin, exitLimit time.Duration
+	margin, exitLimit, pagePatience time.Duration
 }
 
 // New returns a runner over an open database and a staging directory that was
@@ -88,7 +89,7 @@ type Runner struct {
 func New(db *taskdb.DB, dir *staging.Dir, o Options) *Runner {
 	return &Runner{
 		Options: o, db: db, dir: dir, phases: meter.Stopwatch{Meter: o.Meter},
-		margin: defaultMargin, exitLimit: defaultExitLimit,
+		margin: defaultMargin, exitLimit: defaultExitLimit, pagePatience: pagePatience,
 	}
 }
 
@@ -147,7 +148,7 @@ func (r *Runner) drain(sig Signals) error {
 		if t.State == staging.Running {
 			r.Log.Info("going on with a task that was interrupted", "task", t.Name)
 			r.run(sig, t)
-			if t.State != staging.Running {
+			if t.State != staging.Running || t.Gone() {
 				r.endMaintenance(t)
 			}
 			continue
@@ -237,6 +238,9 @@ func (r *Runner) reflectMaintenance(ctx context.Context) {
 	if err != nil || (r.flagged != nil && *r.flagged == on) {
 		return
 	}
+	if r.flagged == nil && !on && r.othersBusy(ctx) {
+		return // it may be their page that the flag tells of
+	}
 	if err := r.db.SetMaintenance(ctx, r.Target, on); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return // told to stop
@@ -245,6 +249,21 @@ func (r *Runner) reflectMaintenance(ctx context.Context) {
 		return
 	}
 	r.flagged = &on
+}
+
+// othersBusy reports whether the database knows of a task in progress that does
+// not lie here.
+func (r *Runner) othersBusy(ctx context.Context) bool {
+	s, err := r.db.Status(ctx, r.Target)
+	if err != nil {
+		return false // the write that follows will say why
+	}
+	for _, t := range s.InProgress {
+		if _, err := r.dir.Find(t.ID); errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
 }
 
 // event notes one step of a run in the task's timeline and in the log.

@@ -16,6 +16,8 @@ import (
 type Finding struct {
 	OK   bool
 	Text string
+
+	unseen bool // nginx was found not to look for the flag file
 }
 
 func fine(format string, args ...any) Finding {
@@ -61,13 +63,34 @@ func (n *nginx) check(ctx context.Context) []Finding {
 		all = append(all, fine("the flag file %s can be created", n.flagFile))
 	}
 	all = append(all, n.checkProgram(ctx))
-	for _, w := range nginxWorkers() {
-		if !sameDir(dir, fmt.Sprintf("/proc/%d/root%s", w.pid, dir)) {
-			all = append(all, wrong("nginx sees another %s than the agent (PrivateTmp=yes in one of the units): choose another directory for maintenance.flag_file", dir))
-			break
-		}
+	if err := n.elsewhere(); err != nil {
+		all = append(all, wrong("%v", err))
 	}
 	return all
+}
+
+// unseen says why nginx, which was reloaded without a complaint, does not show
+// the page all the same; nil when it does, or nothing tells.
+func (n *nginx) unseen(ctx context.Context) error {
+	if err := n.elsewhere(); err != nil {
+		return err
+	}
+	if f := n.checkProgram(ctx); !f.OK && f.unseen {
+		return errors.New(f.Text)
+	}
+	return nil
+}
+
+// elsewhere says that nginx looks for the flag file in a directory of another
+// name space.
+func (n *nginx) elsewhere() error {
+	dir := filepath.Dir(n.flagFile)
+	for _, w := range nginxWorkers() {
+		if !sameDir(dir, fmt.Sprintf("/proc/%d/root%s", w.pid, dir)) {
+			return fmt.Errorf("nginx sees another %s than the agent (PrivateTmp=yes in one of the units): choose another directory for maintenance.flag_file", dir)
+		}
+	}
+	return nil
 }
 
 // checkProgram looks for the flag file in nginx's own idea of its configuration.
@@ -90,7 +113,9 @@ func (n *nginx) checkProgram(ctx context.Context) Finding {
 	case err != nil:
 		return wrong("nginx does not accept its configuration: %v", err)
 	case !strings.Contains(withoutComments(config), n.flagFile):
-		return wrong("nginx's configuration does not look for %s: include wrktalk-maintenance.conf in the server block", n.flagFile)
+		f := wrong("nginx's configuration does not look for %s: include wrktalk-maintenance.conf in the server block", n.flagFile)
+		f.unseen = true
+		return f
 	}
 	return fine("nginx looks for %s", n.flagFile)
 }

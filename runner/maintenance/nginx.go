@@ -40,6 +40,9 @@ func (n *nginx) on(ctx context.Context, r *record, _ func() error) error {
 		return err
 	}
 	n.waitForOldWorkers(ctx, before)
+	if why := n.unseen(ctx); why != nil {
+		return unsure{why}
+	}
 	return nil
 }
 
