@@ -50,6 +50,7 @@ type bench struct {
 	stop, interrupt, kill context.CancelFunc
 	ended                 chan error
 	margin, exitLimit     time.Duration
+	pagePatience          time.Duration // 0 is the runner's own
 }
 
 func newBench(t *testing.T, mode, recoverMode string) *bench {
@@ -137,6 +138,9 @@ func (b *bench) start() {
 	b.ended = make(chan error, 1)
 	r := New(b.db, b.dir, b.opts)
 	r.margin, r.exitLimit = b.margin, b.exitLimit
+	if b.pagePatience > 0 {
+		r.pagePatience = b.pagePatience
+	}
 	ready := make(chan struct{})
 	go func() { b.ended <- r.Run(sig, func() { close(ready) }) }()
 	select {

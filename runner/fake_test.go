@@ -57,11 +57,15 @@ func fake(dir string) int {
 
 // modes are the ways to behave, by name.
 var modes = map[string]func(*stand){
-	"good":     func(s *stand) { s.deploy() },
-	"fails":    func(s *stand) { s.result(s.failed("it does not come up")) },
-	"restores": func(s *stand) { s.result(s.failed("restored")) },
-	"dies":     func(s *stand) { s.gate(); s.die() },
-	"silent":   func(*stand) {},
+	"good":  func(s *stand) { s.deploy() },
+	"fails": func(s *stand) { s.result(s.failed("it does not come up")) },
+	"refuses": func(s *stand) {
+		s.result(deployment.Result{Message: "nothing was changed", Error: "the engine is away"})
+	},
+	"gates-and-restores": func(s *stand) { s.gate(); s.result(s.failed("restored")) },
+	"restores":           func(s *stand) { s.result(s.failed("restored")) },
+	"dies":               func(s *stand) { s.gate(); s.die() },
+	"silent":             func(*stand) {},
 	"hangs": func(s *stand) {
 		signal.Ignore(syscall.SIGTERM)
 		s.gate()

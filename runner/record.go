@@ -1,8 +1,10 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
@@ -24,11 +26,17 @@ func (r *Runner) record(sig Signals, t *staging.Task, o task.Outcome) error {
 
 	r.event(t, task.PhaseRecording, "recording the outcome: "+string(o.Status()))
 	finish := func(ctx context.Context) error { return r.db.Finish(ctx, o) }
-	first, cancel := context.WithTimeout(ctx, lastTry)
-	err := finish(first)
-	cancel()
+	turn, err := r.recordsNext(t)
+	if turn {
+		first, cancel := context.WithTimeout(ctx, lastTry)
+		err = finish(first)
+		cancel()
+	}
 	if stripErr := t.Strip(); stripErr != nil {
 		return errors.Join(err, stripErr)
+	}
+	if !turn {
+		return cmp.Or(err, fmt.Errorf("%w: an earlier outcome is recorded first", errGiveWay))
 	}
 	if err != nil {
 		if err := r.patiently(ctx, t, "record the outcome", finish); err != nil {
@@ -48,6 +56,13 @@ func (r *Runner) record(sig Signals, t *staging.Task, o task.Outcome) error {
 	// the other way round it would not count it at all.
 	r.Meter.TaskEnded(o.Kind, o.Status())
 	return t.Finish()
+}
+
+// recordsNext reports whether t has the oldest of the outcomes that the database
+// does not know yet: they are recorded in the order in which they came about.
+func (r *Runner) recordsNext(t *staging.Task) (bool, error) {
+	first, err := r.unrecorded()
+	return err == nil && (first == nil || first.Name == t.Name), err
 }
 
 // endAttempt notes in the agent's own schema, if there is one, how the attempt

@@ -36,7 +36,7 @@ func (r *Runner) run(sig Signals, t *staging.Task) {
 		}
 		switch {
 		case errors.Is(err, errGiveWay):
-			r.Log.Info("letting a task go first that an operator asked for on this host", "task", t.Name, "reason", err)
+			r.Log.Info("letting another task go first", "task", t.Name, "reason", err)
 			return
 		case errors.Is(err, errKilled), sig.Stop.Err() != nil:
 			r.Log.Warn("stopping with a task unfinished; the next start goes on with it", "task", t.Name, "reason", err)

@@ -169,26 +169,36 @@ func (r *Runner) next() (*staging.Task, error) {
 	if t, err := r.offline(); t != nil || err != nil {
 		return t, err
 	}
-	waiting, err := r.dir.List(staging.Running)
+	if t, err := r.unrecorded(); t != nil || err != nil {
+		return t, err
+	}
+	for _, s := range []staging.State{staging.Running, staging.Ready} {
+		tasks, err := r.dir.List(s)
+		if err != nil {
+			return nil, err
+		}
+		if len(tasks) > 0 {
+			return tasks[0], nil
+		}
+	}
+	return nil, nil
+}
+
+// unrecorded returns the task in running whose outcome is the oldest, nil for
+// none.
+func (r *Runner) unrecorded() (first *staging.Task, err error) {
+	tasks, err := r.dir.List(staging.Running)
 	if err != nil {
 		return nil, err
 	}
-	var first *staging.Task
 	var earliest time.Time
-	for _, t := range waiting {
+	for _, t := range tasks {
 		o, err := t.Outcome()
 		if err == nil && (first == nil || o.FinishedAt.Before(earliest)) {
 			first, earliest = t, o.FinishedAt
 		}
 	}
-	if first != nil {
-		return first, nil
-	}
-	ready, err := r.dir.List(staging.Ready)
-	if tasks := append(waiting, ready...); len(tasks) > 0 {
-		return tasks[0], err
-	}
-	return nil, err
+	return first, nil
 }
 
 // offline returns the oldest ready task that an operator asked for on this host,
