@@ -122,7 +122,7 @@ func (k *Kubernetes) startKwok() error {
 func (k *Kubernetes) startNodes(ctx context.Context, n int) error {
 	for i := range n {
 		name := "node-" + strconv.Itoa(i+1)
-		node := `{"apiVersion":"v1","kind":"Node","metadata":{"name":"` + name + `","labels":{"kubernetes.io/hostname":"` + name + `"}}}`
+		node := `{"apiVersion":"v1","kind":"Node","metadata":{"name":"` + name + `","labels":{"kubernetes.io/os":"linux","kubernetes.io/arch":"amd64","kubernetes.io/hostname":"` + name + `"}}}`
 		if _, err := k.Do("POST", "/api/v1/nodes", node); err != nil {
 			return err
 		}

@@ -188,7 +188,9 @@ func (c *cluster) worstOf(ctx context.Context, pods []corev1.Pod) *trouble {
 	}
 	worst.sentence = fmt.Sprintf("pod %q %s", worst.pod, worst.sentence)
 	if worst.rank < rankCrash {
-		if w := c.warning(ctx, worst.namespace, "Pod", worst.pod); w != "" && !strings.Contains(worst.sentence, w) {
+		w := c.warning(ctx, worst.namespace, "Pod", worst.pod)
+		_, text, _ := strings.Cut(w, ": ") // the scheduler says the same twice
+		if w != "" && (text == "" || !strings.Contains(worst.sentence, text)) {
 			worst.sentence += ": " + task.SafeText(w, maxQuote)
 		}
 	}
