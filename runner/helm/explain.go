@@ -38,7 +38,7 @@ type cause struct {
 // to be wrong.
 func (c *cluster) explainRelease(ctx context.Context, rel *release.Release) *cause {
 	for _, h := range rel.Hooks {
-		o := object{h.Kind, rel.Namespace, h.Name}
+		o := object{h.Kind, namespaceOf(h.Manifest, rel.Namespace), h.Name}
 		if h.LastRun.Phase != release.HookPhaseRunning || !c.hookRuns(ctx, o) {
 			continue
 		}
