@@ -1,6 +1,7 @@
 package helm
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -216,6 +217,32 @@ func checkOwners(r *rendered, current kube.ResourceList) error {
 			return fmt.Errorf("%s exists and belongs to no Helm release: remove it, or rename it in the chart", describe(info))
 		default:
 			return fmt.Errorf("%s exists and belongs to release %s: remove it, or rename it in the chart", describe(info), owner)
+		}
+	}
+	return nil
+}
+
+// checkHooks refuses hooks that would fail because their object is there already
+// and their policy does not remove it first. Helm would find out behind the page,
+// and what is there may be somebody else's.
+func (c *cluster) checkHooks(client kube.Interface, r *rendered, install bool) error {
+	runs := []release.HookEvent{release.HookPreUpgrade, release.HookPostUpgrade}
+	if install {
+		runs = []release.HookEvent{release.HookPreInstall, release.HookPostInstall}
+	}
+	for _, h := range r.release.Hooks {
+		if len(h.DeletePolicies) == 0 || slices.Contains(h.DeletePolicies, release.HookBeforeHookCreation) || // the default
+			!slices.ContainsFunc(h.Events, func(e release.HookEvent) bool { return slices.Contains(runs, e) }) {
+			continue
+		}
+		list, err := client.Build(bytes.NewBufferString(h.Manifest), false)
+		if err != nil {
+			continue // build has its say about that
+		}
+		for _, info := range list {
+			if info.Get() == nil {
+				return fmt.Errorf("hook %s: %s exists already: remove it, or let the hook's helm.sh/hook-delete-policy do so with before-hook-creation", h.Path, describe(info))
+			}
 		}
 	}
 	return nil

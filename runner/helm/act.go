@@ -132,6 +132,11 @@ func (op *operation) upgrade(ctx context.Context) error {
 	if err := checkOwners(r, current); err != nil {
 		return err
 	}
+	if !past.neverServed() { // what that left is removed first
+		if err := op.cluster.checkHooks(op.client, r, install); err != nil {
+			return err
+		}
+	}
 	// Rendering changed the chart and the values; the real run starts anew.
 	if ch, err = loadChart(job.Release.PayloadDir); err != nil {
 		return err

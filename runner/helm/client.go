@@ -1,8 +1,10 @@
 package helm
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -38,6 +40,21 @@ func (c *cluster) helmClient() *kube.Client {
 // left returns timeout, or what the deadline leaves of it.
 func (k *client) left(timeout time.Duration) time.Duration {
 	return max(time.Millisecond, min(timeout, time.Until(k.until)))
+}
+
+// Build asks the API anew about a kind that it did not have: a template may have
+// brought it meanwhile.
+func (k *client) Build(from io.Reader, validate bool) (kube.ResourceList, error) {
+	doc, err := io.ReadAll(from)
+	if err != nil {
+		return nil, err
+	}
+	list, err := k.Client.Build(bytes.NewReader(doc), validate)
+	if unknownKind(err) {
+		k.cluster.getter.discovery.Invalidate()
+		return k.Client.Build(bytes.NewReader(doc), validate)
+	}
+	return list, err
 }
 
 func (k *client) Create(list kube.ResourceList) (*kube.Result, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -78,7 +79,7 @@ func longAgo(rel *release.Release) {
 }
 
 func byTheAgent(rel *release.Release) {
-	rel.Labels = withLabels(rel, map[string]string{LabelTask: "an-earlier-task", LabelToken: "its-claim", LabelAction: actionDeploy})
+	rel.Labels = withLabels(rel, map[string]string{LabelTask: "an-earlier-task", LabelToken: "its-claim", LabelAction: actionDeploy, LabelRevision: strconv.Itoa(rel.Version)})
 }
 
 // TestPending leaves each of the three states, as somebody else, as somebody
