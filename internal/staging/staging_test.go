@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"syscall"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
@@ -204,6 +205,30 @@ func TestSecondHolderIsRefused(t *testing.T) {
 }
 
 func TestDirectoryIsPrivate(t *testing.T) {
+// A command that looks whether a component runs holds its lock for a moment,
+// and must not keep it from starting.
+func TestALookDoesNotKeepAComponentFromStarting(t *testing.T) {
+	path := t.TempDir()
+	open(t, path, staging.Fetcher) // creates the directories
+	look, err := os.Open(filepath.Join(path, string(staging.Running)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer look.Close()
+	if err := syscall.Flock(int(look.Fd()), syscall.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	t.Cleanup(staging.SetLockPause(func() {
+		if tries++; tries == 3 {
+			if err := syscall.Flock(int(look.Fd()), syscall.LOCK_UN); err != nil {
+				t.Error(err)
+			}
+		}
+	}))
+	open(t, path, staging.Runner)
+}
+
 	path := filepath.Join(t.TempDir(), "staging")
 	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
@@ -305,6 +330,22 @@ func TestDiscardStripsFirst(t *testing.T) {
 }
 
 func TestNotifierShredsTheTrashOfItsPredecessor(t *testing.T) {
+// What a Discard left in the trash can be swept without a restart.
+func TestSweep(t *testing.T) {
+	path := t.TempDir()
+	n := open(t, path, staging.Notifier)
+	x := stage(t, open(t, path, staging.Fetcher))
+	moveTo(t, path, x, staging.Trash)
+	for range 2 {
+		if err := n.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, n, staging.Trash); len(got) != 0 {
+			t.Errorf("trash holds %v", got)
+		}
+	}
+}
+
 	path := t.TempDir()
 	f := open(t, path, staging.Fetcher)
 	x := stage(t, f)
