@@ -94,10 +94,11 @@ func (d *Draft) Claim() (*Manifest, error) { return d.t.Manifest() }
 
 func (d *Draft) writeManifest(m Manifest) error {
 	m.Schema = ManifestSchema
-	if err := m.check(); err != nil {
-		return fmt.Errorf("write manifest of %s: %w", d.t.Name, err)
+	err := m.check()
+	if err == nil {
+		err = d.t.writeJSON(ManifestFile, m, len(m.Files) <= indentedFiles)
 	}
-	if err := d.t.writeJSON(ManifestFile, m); err != nil {
+	if err != nil {
 		return fmt.Errorf("write manifest of %s: %w", d.t.Name, err)
 	}
 	return nil
@@ -111,7 +112,7 @@ func (d *Draft) Task() *Task { return d.t }
 
 // Publish writes the complete manifest, after everything it lists has been
 // written durably, and moves the directory to ready. On an error the directory
-// is still a draft.
+// is still a draft; ErrTooLarge says that no reader would take the manifest.
 func (d *Draft) Publish(m Manifest) (*Task, error) {
 	if err := d.writeManifest(m); err != nil {
 		return nil, err
