@@ -298,7 +298,25 @@ func TestTaskWithoutArtifactBelongsToOneTarget(t *testing.T) {
 			task.KindRollback,
 			[]task.DeploymentType{"docker"},
 		},
-		"both, only current": {both + flagged("compose", "is_current", "2020-01-01"), task.KindRollback, []task.DeploymentType{"docker"}},
+		"other type, but only one was applied": {
+			"insert into deployment_config (id, deployment_type) values (gen_random_uuid(), 'kubernetes')" +
+				flagged("compose", "is_previous", "2020-01-01") + flagged("Compose", "is_current", "2024-01-01"),
+			task.KindRollback,
+			[]task.DeploymentType{"docker"},
+		},
+		"other type, both were applied": {
+			"insert into deployment_config (id, deployment_type) values (gen_random_uuid(), 'kubernetes')" +
+				flagged("compose", "is_previous", "2024-01-01") + flagged("helm", "is_current", "2020-01-01"),
+			task.KindRollback,
+			[]task.DeploymentType{"kubernetes"},
+		},
+		"other type, no rollback": {
+			"insert into deployment_config (id, deployment_type) values (gen_random_uuid(), 'kubernetes')" + flagged("compose", "is_previous", "2020-01-01"),
+			task.KindDeploy,
+			[]task.DeploymentType{"kubernetes"},
+		},
+		"no config, only one was applied": {"select" + flagged("helm", "is_current", "2020-01-01"), task.KindRollback, []task.DeploymentType{"kubernetes"}},
+		"both, only current":              {both + flagged("compose", "is_current", "2020-01-01"), task.KindRollback, []task.DeploymentType{"docker"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := testenv.Database(t)
