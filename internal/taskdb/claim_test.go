@@ -430,6 +430,26 @@ func TestConfigRowFallsBack(t *testing.T) {
 	check("older")
 }
 
+// What an agent says about its page does not go into the row of another type's
+// agent.
+func TestMaintenanceLeavesTheOtherTypesRowAlone(t *testing.T) {
+	for _, test := range []struct {
+		target taskdb.Target
+		row    string
+		want   string
+	}{{compose, " Kubernetes", "f"}, {helm, "DOCKER", "f"}, {compose, "docker", "t"}, {helm, "x", "t"}} {
+		raw := testenv.Database(t)
+		db := open(t, raw.ConnString)
+		raw.SQL(t, "insert into deployment_config (deployment_type) values ('"+test.row+"')")
+		if err := db.SetMaintenance(t.Context(), test.target, true); err != nil {
+			t.Fatal(err)
+		}
+		if got := raw.SQL(t, "select maintenance_mode_enabled from deployment_config"); got != test.want {
+			t.Errorf("%s agent, row %q: the flag is %s", test.target.Deployment, test.row, got)
+		}
+	}
+}
+
 func TestClaimNeedsAKnownTarget(t *testing.T) {
 	db := open(t, testenv.Database(t).ConnString)
 	if _, err := db.Claim(context.Background(), taskdb.Target{Deployment: "swarm"}, claiming); err == nil || !strings.Contains(err.Error(), "swarm") {
