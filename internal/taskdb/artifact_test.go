@@ -190,6 +190,20 @@ func TestDefect26ArtifactIsReadOnceInConstantMemory(t *testing.T) {
 	t.Logf("pushed %d bytes in %s, heap at most %d KiB", size, time.Since(started).Round(time.Millisecond), peak()>>10)
 	a, err := db.Artifact(t.Context(), id)
 	if err != nil {
+// A server that stays away ends the reading: somebody has to say so.
+func TestReadGivesUp(t *testing.T) {
+	raw := testenv.Database(t)
+	proxy, through := testenv.NewPostgresProxy(t, raw)
+	id := pushBytes(t, open(t, raw.ConnString), task.ChartHelm, "1", noise(100))
+	proxy.LoseReplyTo("substring", 1<<20)
+	ctx, cancel := contextWithTimeout(t, time.Minute)
+	defer cancel()
+	_, err := io.ReadAll(open(t, through).Read(ctx, id, 100))
+	if ctx.Err() != nil || !taskdb.Transient(err) || proxy.Lost() != 5 {
+		t.Errorf("after %d attempts: %v", proxy.Lost(), err)
+	}
+}
+
 		t.Fatal(err)
 	}
 	peak = watchHeap(t)
