@@ -70,7 +70,8 @@ func finish(ctx context.Context, tx pgx.Tx, o task.Outcome) error {
 		}
 	}
 	var status, token, said string
-	err := tx.QueryRow(ctx, `select status::text, coalesce(picked_up_at::text, ''), coalesce(result::text, '') from agent_task
+	// Of a result that is longer than any of ours a part is enough.
+	err := tx.QueryRow(ctx, `select status::text, coalesce(picked_up_at::text, ''), coalesce(left(result::text, 1000000), '') from agent_task
 		where id = $1 for update`, string(o.TaskID)).Scan(&status, &token, &said)
 	if err != nil {
 		return err
