@@ -34,6 +34,9 @@ type Options struct {
 	// MaxOverdue is how late a task may be claimed before it is refused; 0 is any
 	// time.
 	MaxOverdue time.Duration
+	// MaxAttempts is how often staging may begin, each time ended by a crash,
+	// before the task is refused; 0 is any number.
+	MaxAttempts int
 	// Kept reports whether the payload of a release is still at hand where it is
 	// deployed to; nil means that it is never needed.
 	Kept func(version, sha256 string) bool
@@ -186,7 +189,11 @@ func (f *Fetcher) takeUp(ctx, work context.Context, d *staging.Draft, m *staging
 	err = f.confirm(ctx, m)
 	switch {
 	case err == nil:
-		f.Log.Info("staging anew what was claimed before", "task", d.Task().Name)
+		m.Starts++
+		if err := d.SetClaim(*m); err != nil {
+			f.Log.Warn("this start of staging is not counted", "task", d.Task().Name, "error", err)
+		}
+		f.Log.Info("staging anew what was claimed before", "task", d.Task().Name, "start", m.Starts)
 		d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
 		f.stage(work, d, *m)
 		return true, nil
@@ -248,6 +255,7 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 				return 0, err
 			}
 			// The commit's reply may be what was lost.
+			m.Starts = 0 // nothing was staged yet
 			held, upErr := f.takeUp(ctx, work, d, &m)
 			if held && ctx.Err() == nil {
 				continue
@@ -290,6 +298,7 @@ func manifestOf(t taskdb.Task) staging.Manifest {
 	return staging.Manifest{
 		TaskID: t.ID, Kind: t.Kind, Token: t.Token, TakenOver: t.TakenOver,
 		Release: staging.Release{ArtifactID: t.ArtifactID},
+		Starts:  1,
 		DueAt:   t.ExecuteAfter, ClaimedAt: time.Now().UTC(), Late: t.Late,
 	}
 }

@@ -68,6 +68,23 @@ func TestDefects05To07Refusals(t *testing.T) {
 			data := tarball(t, map[string]string{"big": strings.Repeat("x", 2<<20)})
 			return b.release("1.0.0", "compose", data, sum(data))
 		}},
+		{"env too large", "deploy", "its env_data holds 4194305 bytes", func(b *bench) string {
+			id := b.good("1.0.0")
+			b.raw.SQL(b.t, `update release_artifact set env_data = repeat('x', (4 << 20) + 1)`)
+			return id
+		}},
+		{"values too large", "deploy", "its values_data holds 8388609 bytes", func(b *bench) string {
+			id := b.good("1.0.0")
+			b.raw.SQL(b.t, `update release_artifact set values_data = repeat('x', (8 << 20) + 1)`)
+			return id
+		}},
+		// The list of a huge release takes minutes to make; a row can do the same.
+		{"manifest too large", "deploy", "the document is too large", func(b *bench) string {
+			id, serves := b.good("1.0.0"), b.good("0.9.0")
+			b.raw.SQL(b.t, `alter table release_artifact alter sha256 type text;
+				update release_artifact set is_current = true, sha256 = repeat('a', 65 << 20) where id = '`+serves+`'`)
+			return id
+		}},
 		{"missing column", "deploy", "staging failed: read artifact", func(b *bench) string {
 			id := b.good("1.0.0")
 			b.raw.SQL(b.t, `alter table release_artifact drop column values_data`)
@@ -150,6 +167,72 @@ func TestADraftIsTakenUp(t *testing.T) {
 	}
 	if err := dir.Verify(m); err != nil {
 		t.Error(err)
+	}
+}
+
+// What serves now and cannot be staged with all its env is not offered to go
+// back to, and hinders no new release.
+func TestAnUnusablePreviousRelease(t *testing.T) {
+	b := newBench(t)
+	b.opts.Kept = func(string, string) bool { return true }
+	serves := b.good("0.9.0")
+	b.raw.SQL(t, `update release_artifact set is_current = true, env_data = repeat('x', (4 << 20) + 1) where id = '`+serves+`'`)
+	b.ask("deploy", b.good("1.0.0"))
+	b.start()
+	dir, m := b.staged()
+	if m.Refusal != "" || m.Previous != nil || m.PreviousStaged {
+		t.Errorf("manifest is %+v", m)
+	}
+	if err := dir.Verify(m); err != nil {
+		t.Error(err)
+	}
+}
+
+// A task that killed its fetcher as often as it may is refused, not staged
+// again.
+func TestStagingIsNotBegunForEver(t *testing.T) {
+	for starts, want := range map[int]string{2: "", 3: "staging began 3 times"} {
+		b := newBench(t)
+		b.opts.MaxAttempts = 3
+		b.ask("deploy", b.good("1.0.0"))
+		b.draft(func(m *staging.Manifest) { m.Starts = starts })
+		b.start()
+		_, m := b.staged()
+		if (m.Refusal == "") != (want == "") || !strings.Contains(m.Refusal, want) || m.Starts != starts+1 {
+			t.Errorf("after %d starts the manifest is %+v", starts, m)
+		}
+		b.halt()
+	}
+}
+
+// A start is counted before anything can go wrong with it, and forgotten when
+// the agent was only stopped.
+func TestAStopIsNoAttempt(t *testing.T) {
+	b := newBench(t)
+	b.opts.MaxAttempts = 1
+	b.ask("deploy", b.good("1.0.0"))
+	b.proxy.LoseReplyTo("substring", 1<<20) // so that staging is tried again and again
+	for range 3 {
+		b.start()
+		b.eventually("it stages", func() bool {
+			tasks := b.list(staging.Tmp)
+			if len(tasks) == 0 {
+				return false
+			}
+			m, err := tasks[0].Manifest()
+			return err == nil && m.Starts == 1 && b.proxy.Lost() > 0
+		})
+		b.halt()
+		m, err := b.list(staging.Tmp)[0].Manifest()
+		if err != nil || m.Starts != 0 {
+			t.Fatalf("the draft says %+v, %v", m, err)
+		}
+		b.proxy.LoseReplyTo("substring", 1<<20)
+	}
+	b.proxy.LoseReplyTo("substring", 0)
+	b.start()
+	if _, m := b.staged(); m.Refusal != "" {
+		t.Errorf("refused: %s", m.Refusal)
 	}
 }
 

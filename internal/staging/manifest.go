@@ -105,6 +105,10 @@ type Manifest struct {
 	// run out, so that the release may be half applied.
 	TakenOver bool `json:"taken_over,omitempty"`
 
+	// Starts is how often staging was begun, not counting what a stop of the agent
+	// ended: a task that kills its fetcher is not staged for ever.
+	Starts int `json:"starts,omitempty"`
+
 	DueAt     time.Time `json:"due_at"`
 	ClaimedAt time.Time `json:"claimed_at"`
 	StagedAt  time.Time `json:"staged_at"`
