@@ -52,12 +52,14 @@ type Fetcher struct {
 	db    *taskdb.DB
 	dir   *staging.Dir
 	ready func(reason string) // set by Run
+
+	listenAgain time.Duration // after the agent's own schema was not there
 }
 
 // New returns a fetcher over an open database and a staging directory that was
 // opened as its fetcher. Both stay the caller's.
 func New(db *taskdb.DB, dir *staging.Dir, o Options) *Fetcher {
-	return &Fetcher{Options: o, db: db, dir: dir}
+	return &Fetcher{Options: o, db: db, dir: dir, listenAgain: time.Minute}
 }
 
 // Run claims and stages tasks until ctx is done; a task being staged then is
@@ -138,14 +140,27 @@ func (f *Fetcher) listen() (<-chan struct{}, func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := f.db.Listen(ctx, func() {
-			select {
-			case hints <- struct{}{}:
-			default:
+		// Whoever migrates the database later need not restart the agent.
+		for told := false; ; {
+			err := f.db.Listen(ctx, func() {
+				told = false
+				select {
+				case hints <- struct{}{}:
+				default:
+				}
+			})
+			if err == nil || ctx.Err() != nil {
+				return
 			}
-		})
-		if err != nil && ctx.Err() == nil {
-			f.Log.Info("new tasks are found by polling", "reason", err, "every", f.Poll)
+			if !told {
+				f.Log.Info("new tasks are found by polling", "reason", err, "every", f.Poll)
+				told = true
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(f.listenAgain):
+			}
 		}
 	}()
 	return hints, func() { cancel(); <-done }

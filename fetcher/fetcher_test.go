@@ -236,6 +236,30 @@ func TestAStopIsNoAttempt(t *testing.T) {
 	}
 }
 
+// A migration of the database is noticed without a restart.
+func TestNotifyIsTurnedOnByAMigration(t *testing.T) {
+	b := newBench(t) // polls every hour
+	b.again = 20 * time.Millisecond
+	b.start()
+	b.eventually("it polls", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.said && strings.Contains(b.log.String(), "found by polling")
+	})
+	if err := b.db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := b.ask("deploy", b.good("1.0.0"))
+	if _, m := b.staged(); m.TaskID != id {
+		t.Errorf("manifest is %+v", m)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := strings.Count(b.log.String(), "found by polling"); n != 1 {
+		t.Errorf("it was said %d times", n)
+	}
+}
+
 // A draft whose claim was lost, and one that nobody can read, are shredded.
 func TestADraftIsDiscarded(t *testing.T) {
 	for name, spoil := range map[string]func(b *bench, dir string){
