@@ -43,7 +43,7 @@ func (f *Fetcher) stage(ctx context.Context, d *staging.Draft, claim staging.Man
 			return
 		case errors.Is(context.Cause(ctx), taskdb.ErrFenced):
 			f.Log.Warn("the claim was lost while staging; leaving the task alone", "task", d.Task().Name)
-			if err := d.Discard(); err != nil {
+			if err := f.discard(d); err != nil {
 				f.Log.Error("a lost draft could not be shredded", "task", d.Task().Name, "error", err)
 			}
 			return
@@ -71,6 +71,7 @@ func (f *Fetcher) uncount(d *staging.Draft, claim staging.Manifest) {
 	if err := d.SetClaim(claim); err != nil {
 		f.Log.Warn("this start of staging counts, although it was only stopped", "task", d.Task().Name, "error", err)
 	}
+	_ = d.Close()
 }
 
 // startHeartbeat keeps the claim alive while it is staged and cancels the
