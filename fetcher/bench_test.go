@@ -41,6 +41,8 @@ type bench struct {
 	mu     sync.Mutex
 	log    bytes.Buffer
 	reason string // the last word on readiness
+	said   bool   // whether there was one
+	again  time.Duration
 
 	dir   *staging.Dir
 	stop  context.CancelFunc
@@ -114,11 +116,14 @@ func (b *bench) start() {
 	ctx, b.stop = context.WithCancel(context.Background())
 	b.ended = make(chan error, 1)
 	f := New(b.db, b.dir, b.opts)
+	if b.again > 0 {
+		f.listenAgain = b.again
+	}
 	go func() {
 		b.ended <- f.Run(ctx, 0, func(reason string) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			b.reason = reason
+			b.reason, b.said = reason, true
 		})
 	}()
 }

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"syscall"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/fetcher/unpack"
@@ -34,6 +35,9 @@ type Options struct {
 	// MaxOverdue is how late a task may be claimed before it is refused; 0 is any
 	// time.
 	MaxOverdue time.Duration
+	// MaxAttempts is how often staging may begin, each time ended by a crash,
+	// before the task is refused; 0 is any number.
+	MaxAttempts int
 	// Kept reports whether the payload of a release is still at hand where it is
 	// deployed to; nil means that it is never needed.
 	Kept func(version, sha256 string) bool
@@ -49,12 +53,15 @@ type Fetcher struct {
 	db    *taskdb.DB
 	dir   *staging.Dir
 	ready func(reason string) // set by Run
+
+	listenAgain time.Duration   // after the agent's own schema was not there
+	condemned   map[string]bool // drafts that could not be discarded, by name
 }
 
 // New returns a fetcher over an open database and a staging directory that was
 // opened as its fetcher. Both stay the caller's.
 func New(db *taskdb.DB, dir *staging.Dir, o Options) *Fetcher {
-	return &Fetcher{Options: o, db: db, dir: dir}
+	return &Fetcher{Options: o, db: db, dir: dir, listenAgain: time.Minute, condemned: map[string]bool{}}
 }
 
 // Run claims and stages tasks until ctx is done; a task being staged then is
@@ -71,7 +78,7 @@ func (f *Fetcher) Run(ctx context.Context, grace time.Duration, ready func(reaso
 
 	work, release := graceful(ctx, grace)
 	defer release()
-	if err := f.resume(ctx, work); err != nil {
+	if err := f.sweep(ctx, work, 0); err != nil {
 		return err
 	}
 	var failures int
@@ -135,48 +142,102 @@ func (f *Fetcher) listen() (<-chan struct{}, func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := f.db.Listen(ctx, func() {
-			select {
-			case hints <- struct{}{}:
-			default:
+		// Whoever migrates the database later need not restart the agent.
+		for told := false; ; {
+			err := f.db.Listen(ctx, func() {
+				told = false
+				select {
+				case hints <- struct{}{}:
+				default:
+				}
+			})
+			if err == nil || ctx.Err() != nil {
+				return
 			}
-		})
-		if err != nil && ctx.Err() == nil {
-			f.Log.Info("new tasks are found by polling", "reason", err, "every", f.Poll)
+			if !told {
+				f.Log.Info("new tasks are found by polling", "reason", err, "every", f.Poll)
+				told = true
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(f.listenAgain):
+			}
 		}
 	}()
 	return hints, func() { cancel(); <-done }
 }
 
-// resume takes up the drafts of a predecessor that was killed: those whose
-// claim still holds are staged anew, the others are shredded.
-func (f *Fetcher) resume(ctx, work context.Context) error {
+// writing is how long an idle fetcher leaves a draft without a manifest alone:
+// an operator's command may be at it.
+const writing = 10 * time.Minute
+
+// sweep settles what lies in tmp and nobody works on: the drafts of a
+// predecessor that was killed, those that could not be discarded, and what an
+// operator's command was killed over. It is called between two tasks, when this
+// fetcher has no draft in work. Drafts without a manifest that are younger than
+// young are left alone. It returns an error only if nothing can be looked at.
+func (f *Fetcher) sweep(ctx, work context.Context, young time.Duration) error {
 	drafts, err := f.dir.Drafts()
-	if err != nil {
+	if err != nil && len(drafts) == 0 {
 		return err
 	}
+	if err != nil {
+		f.Log.Warn("a draft cannot be looked at", "error", err)
+	}
 	for _, d := range drafts {
-		m, err := d.Claim()
-		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				f.Log.Warn("discarding a draft that cannot be read", "task", d.Task().Name, "error", err)
-			}
-			if err := d.Discard(); err != nil {
-				return err
-			}
+		if ctx.Err() != nil { // the next start has another look
+			_ = d.Close()
 			continue
 		}
-		if m.Offline { // complete: its operator was cut off before the last step
-			if _, err := d.Publish(*m); err != nil {
-				return err
-			}
-			continue
-		}
-		if _, err := f.takeUp(ctx, work, d, m); err != nil || ctx.Err() != nil {
-			return err
+		if err := f.settle(ctx, work, d, young); err != nil {
+			f.Log.Warn("a draft cannot be put away; trying again later", "task", d.Task().Name, "error", err)
 		}
 	}
 	return nil
+}
+
+// settle stages a draft anew whose claim holds, publishes one that needs no
+// claim, and shreds any other one.
+func (f *Fetcher) settle(ctx, work context.Context, d *staging.Draft, young time.Duration) error {
+	if f.condemned[d.Task().Name] {
+		return f.discard(d)
+	}
+	m, err := d.Claim()
+	var disk syscall.Errno
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		age, err := d.Age()
+		if err != nil || age < young {
+			return errors.Join(err, d.Close())
+		}
+		return f.discard(d)
+	case errors.As(err, &disk): // that may pass
+		return errors.Join(err, d.Close())
+	case err != nil:
+		f.Log.Warn("discarding a draft that cannot be read", "task", d.Task().Name, "error", err)
+		return f.discard(d)
+	case m.Offline: // complete: its operator was cut off before the last step
+		_, err := d.Publish(*m)
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+		return err
+	}
+	_, err = f.takeUp(ctx, work, d, m)
+	return err
+}
+
+// discard shreds a draft. One that could not be shredded may have lost what it
+// is known by; sweep tries again.
+func (f *Fetcher) discard(d *staging.Draft) error {
+	err := d.Discard()
+	if err != nil {
+		f.condemned[d.Task().Name] = true
+	} else {
+		delete(f.condemned, d.Task().Name)
+	}
+	return err
 }
 
 // takeUp stages a draft whose claim may or may not have been committed, if the
@@ -186,15 +247,19 @@ func (f *Fetcher) takeUp(ctx, work context.Context, d *staging.Draft, m *staging
 	err = f.confirm(ctx, m)
 	switch {
 	case err == nil:
-		f.Log.Info("staging anew what was claimed before", "task", d.Task().Name)
+		m.Starts++
+		if err := d.SetClaim(*m); err != nil {
+			f.Log.Warn("this start of staging is not counted", "task", d.Task().Name, "error", err)
+		}
+		f.Log.Info("staging anew what was claimed before", "task", d.Task().Name, "start", m.Starts)
 		d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
 		f.stage(work, d, *m)
 		return true, nil
 	case errors.Is(err, taskdb.ErrFenced):
 		f.Log.Info("discarding a draft whose claim does not hold", "task", d.Task().Name)
-		return false, d.Discard()
+		return false, f.discard(d)
 	default:
-		return false, nil // ctx has ended
+		return false, d.Close() // ctx has ended
 	}
 }
 
@@ -231,7 +296,7 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 			Lease: f.Lease, Owner: f.Owner, Claim: !busy,
 			Record: func(t taskdb.Task) error {
 				if d != nil { // the transaction was begun again
-					if err := d.Discard(); err != nil {
+					if err := f.discard(d); err != nil {
 						return err
 					}
 				}
@@ -240,6 +305,7 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 				if err != nil {
 					return err
 				}
+				delete(f.condemned, d.Task().Name) // one of that name was removed by hand
 				return d.SetClaim(m)
 			},
 		})
@@ -248,6 +314,7 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 				return 0, err
 			}
 			// The commit's reply may be what was lost.
+			m.Starts = 0 // nothing was staged yet
 			held, upErr := f.takeUp(ctx, work, d, &m)
 			if held && ctx.Err() == nil {
 				continue
@@ -259,7 +326,7 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 			f.Meter.Queue(claim.Due, claim.Scheduled)
 		}
 		if claim.Task == nil {
-			return f.wait(claim), nil
+			return f.wait(claim), f.sweep(ctx, work, writing)
 		}
 		d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
 		f.Meter.Heartbeat() // a claim is the first one
@@ -290,6 +357,7 @@ func manifestOf(t taskdb.Task) staging.Manifest {
 	return staging.Manifest{
 		TaskID: t.ID, Kind: t.Kind, Token: t.Token, TakenOver: t.TakenOver,
 		Release: staging.Release{ArtifactID: t.ArtifactID},
+		Starts:  1,
 		DueAt:   t.ExecuteAfter, ClaimedAt: time.Now().UTC(), Late: t.Late,
 	}
 }

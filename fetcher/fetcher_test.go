@@ -3,11 +3,13 @@ package fetcher
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 )
 
@@ -67,6 +69,23 @@ func TestDefects05To07Refusals(t *testing.T) {
 		{"too large", "deploy", "bytes", func(b *bench) string {
 			data := tarball(t, map[string]string{"big": strings.Repeat("x", 2<<20)})
 			return b.release("1.0.0", "compose", data, sum(data))
+		}},
+		{"env too large", "deploy", "its env_data holds 4194305 bytes", func(b *bench) string {
+			id := b.good("1.0.0")
+			b.raw.SQL(b.t, `update release_artifact set env_data = repeat('x', (4 << 20) + 1)`)
+			return id
+		}},
+		{"values too large", "deploy", "its values_data holds 8388609 bytes", func(b *bench) string {
+			id := b.good("1.0.0")
+			b.raw.SQL(b.t, `update release_artifact set values_data = repeat('x', (8 << 20) + 1)`)
+			return id
+		}},
+		// The list of a huge release takes minutes to make; a row can do the same.
+		{"manifest too large", "deploy", "the document is too large", func(b *bench) string {
+			id, serves := b.good("1.0.0"), b.good("0.9.0")
+			b.raw.SQL(b.t, `alter table release_artifact alter sha256 type text;
+				update release_artifact set is_current = true, sha256 = repeat('a', 65 << 20) where id = '`+serves+`'`)
+			return id
 		}},
 		{"missing column", "deploy", "staging failed: read artifact", func(b *bench) string {
 			id := b.good("1.0.0")
@@ -150,6 +169,212 @@ func TestADraftIsTakenUp(t *testing.T) {
 	}
 	if err := dir.Verify(m); err != nil {
 		t.Error(err)
+	}
+}
+
+// What serves now and cannot be staged with all its env is not offered to go
+// back to, and hinders no new release.
+func TestAnUnusablePreviousRelease(t *testing.T) {
+	b := newBench(t)
+	b.opts.Kept = func(string, string) bool { return true }
+	serves := b.good("0.9.0")
+	b.raw.SQL(t, `update release_artifact set is_current = true, env_data = repeat('x', (4 << 20) + 1) where id = '`+serves+`'`)
+	b.ask("deploy", b.good("1.0.0"))
+	b.start()
+	dir, m := b.staged()
+	if m.Refusal != "" || m.Previous != nil || m.PreviousStaged {
+		t.Errorf("manifest is %+v", m)
+	}
+	if err := dir.Verify(m); err != nil {
+		t.Error(err)
+	}
+}
+
+// A task that killed its fetcher as often as it may is refused, not staged
+// again.
+func TestStagingIsNotBegunForEver(t *testing.T) {
+	for starts, want := range map[int]string{2: "", 3: "staging began 3 times"} {
+		b := newBench(t)
+		b.opts.MaxAttempts = 3
+		b.ask("deploy", b.good("1.0.0"))
+		b.draft(func(m *staging.Manifest) { m.Starts = starts })
+		b.start()
+		_, m := b.staged()
+		if (m.Refusal == "") != (want == "") || !strings.Contains(m.Refusal, want) || m.Starts != starts+1 {
+			t.Errorf("after %d starts the manifest is %+v", starts, m)
+		}
+		b.halt()
+	}
+}
+
+// A start is counted before anything can go wrong with it, and forgotten when
+// the agent was only stopped.
+func TestAStopIsNoAttempt(t *testing.T) {
+	b := newBench(t)
+	b.opts.MaxAttempts = 1
+	b.ask("deploy", b.good("1.0.0"))
+	b.proxy.LoseReplyTo("substring", 1<<20) // so that staging is tried again and again
+	for range 3 {
+		b.start()
+		b.eventually("it stages", func() bool {
+			tasks := b.list(staging.Tmp)
+			if len(tasks) == 0 {
+				return false
+			}
+			m, err := tasks[0].Manifest()
+			return err == nil && m.Starts == 1 && b.proxy.Lost() > 0
+		})
+		b.halt()
+		m, err := b.list(staging.Tmp)[0].Manifest()
+		if err != nil || m.Starts != 0 {
+			t.Fatalf("the draft says %+v, %v", m, err)
+		}
+		b.proxy.LoseReplyTo("substring", 1<<20)
+	}
+	b.proxy.LoseReplyTo("substring", 0)
+	b.start()
+	if _, m := b.staged(); m.Refusal != "" {
+		t.Errorf("refused: %s", m.Refusal)
+	}
+}
+
+// offline leaves a draft of `rollback --offline`; complete is whether its
+// command got as far as the manifest.
+func (b *bench) offline(name string, complete bool) *staging.Draft {
+	b.t.Helper()
+	d, err := b.reader.Create(name)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := d.Root().WriteFile(staging.EnvFile, []byte("API_TOKEN=secret"), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	if complete {
+		err := d.SetClaim(staging.Manifest{
+			TaskID: task.ID(name), Kind: task.KindRollback, Offline: true, Token: "2026-11-23T13:39:15Z",
+			Release: staging.Release{Version: "1.0.0", ChartType: task.ChartCompose},
+			Files:   []staging.File{{Path: staging.EnvFile, Type: staging.TypeFile, Size: 16, Mode: 0o600, SHA256: sum([]byte("API_TOKEN=secret"))}},
+		})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	return d
+}
+
+// A complete draft of an offline rollback is published, whatever the database
+// says, and it need not say anything.
+func TestAnOfflineDraftIsPublished(t *testing.T) {
+	b := newBench(t)
+	b.proxy.Refuse(true)
+	b.offline("1", true)
+	b.start()
+	dir, m := b.staged()
+	if !m.Offline || m.TaskID != "1" {
+		t.Errorf("manifest is %+v", m)
+	}
+	if err := dir.Verify(m); err != nil {
+		t.Error(err)
+	}
+	b.halt()
+	if b.raw.SQL(t, "select count(*) from agent_task") != "0" || strings.Contains(b.log.String(), "cannot be confirmed") {
+		t.Error("the database was asked about it")
+	}
+}
+
+// What is left in tmp is put away without a restart, but for what a command may
+// be writing at this moment.
+func TestTmpIsSweptWhileIdle(t *testing.T) {
+	b := newBench(t)
+	b.opts.Poll = 20 * time.Millisecond
+	b.start()
+	b.eventually("it is idle", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.said })
+	young := b.offline("1-young", false)
+	old := b.offline("2-old", false)
+	long := time.Now().Add(-writing)
+	if err := os.Chtimes(old.Task().Path(), long, long); err != nil {
+		t.Fatal(err)
+	}
+	lost, err := b.reader.Create("3-lost")
+	if err == nil {
+		err = lost.SetClaim(staging.Manifest{TaskID: "00000000-0000-4000-8000-0000000000ff", Kind: task.KindDeploy, Token: "lost"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the others are gone", func() bool { return len(b.list(staging.Tmp)) == 1 })
+	b.offline("4-complete", true)
+	if _, m := b.staged(); m.TaskID != "4-complete" {
+		t.Errorf("manifest is %+v", m)
+	}
+	if got := b.list(staging.Tmp); len(got) != 1 || got[0].Name != young.Task().Name {
+		t.Errorf("tmp holds %v", got)
+	}
+}
+
+// A draft that cannot be shredded keeps no task waiting, and goes as soon as it
+// can.
+func TestADraftThatStaysHindersNobody(t *testing.T) {
+	b := newBench(t)
+	b.opts.Poll = 20 * time.Millisecond
+	d := b.offline("1-stays", false)
+	// A program that runs cannot be overwritten. Copied by another process: one of
+	// ours could inherit the descriptor it is written through.
+	cat, err := exec.LookPath("cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := d.Task().Path("busy")
+	if out, err := exec.Command("cp", "-L", cat, busy).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd := exec.Command(busy)
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.Task().Path(staging.ManifestFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id := b.ask("deploy", b.good("1.0.0"))
+	b.start()
+	if _, m := b.staged(); m.TaskID != id {
+		t.Errorf("manifest is %+v", m)
+	}
+	if len(b.list(staging.Tmp)) != 1 {
+		t.Error("the draft was shredded: the test shows nothing")
+	}
+	_ = in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	b.eventually("the draft is gone", func() bool { return len(b.list(staging.Tmp)) == 0 })
+}
+
+// A migration of the database is noticed without a restart.
+func TestNotifyIsTurnedOnByAMigration(t *testing.T) {
+	b := newBench(t) // polls every hour
+	b.again = 20 * time.Millisecond
+	b.start()
+	b.eventually("it polls", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.said && strings.Contains(b.log.String(), "found by polling")
+	})
+	if err := b.db.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := b.ask("deploy", b.good("1.0.0"))
+	if _, m := b.staged(); m.TaskID != id {
+		t.Errorf("manifest is %+v", m)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := strings.Count(b.log.String(), "found by polling"); n != 1 {
+		t.Errorf("it was said %d times", n)
 	}
 }
 

@@ -43,12 +43,13 @@ func (f *Fetcher) stage(ctx context.Context, d *staging.Draft, claim staging.Man
 			return
 		case errors.Is(context.Cause(ctx), taskdb.ErrFenced):
 			f.Log.Warn("the claim was lost while staging; leaving the task alone", "task", d.Task().Name)
-			if err := d.Discard(); err != nil {
+			if err := f.discard(d); err != nil {
 				f.Log.Error("a lost draft could not be shredded", "task", d.Task().Name, "error", err)
 			}
 			return
 		case ctx.Err() != nil:
 			f.Log.Info("stopping in the middle of staging; the next start takes it up", "task", d.Task().Name)
+			f.uncount(d, claim)
 			return
 		}
 		f.Log.Error("staging failed; trying again", "task", d.Task().Name, "error", err)
@@ -58,6 +59,19 @@ func (f *Fetcher) stage(ctx context.Context, d *staging.Draft, claim staging.Man
 		case <-time.After(f.backoff(n)):
 		}
 	}
+}
+
+// uncount forgets a start that a stop of the agent ended: that says nothing
+// about the task.
+func (f *Fetcher) uncount(d *staging.Draft, claim staging.Manifest) {
+	if d.Task().State != staging.Tmp {
+		return
+	}
+	claim.Starts--
+	if err := d.SetClaim(claim); err != nil {
+		f.Log.Warn("this start of staging counts, although it was only stopped", "task", d.Task().Name, "error", err)
+	}
+	_ = d.Close()
 }
 
 // startHeartbeat keeps the claim alive while it is staged and cancels the
@@ -106,21 +120,31 @@ func (f *Fetcher) tryStage(ctx context.Context, d *staging.Draft, m staging.Mani
 		no = refusal(fmt.Sprintf("staging failed: %v", err))
 		err = no
 	}
-	switch {
-	case err == nil:
-	case no != "":
-		m.Refusal = task.SafeText(no.Error(), task.MaxMessage)
-		f.event(d, task.PhaseStaging, "refused: "+m.Refusal)
-		if err := d.Clear(); err != nil {
+	if err == nil {
+		err = f.publish(d, m)
+		if !errors.Is(err, staging.ErrTooLarge) {
 			return err
 		}
-		m.Files, m.PreviousStaged = nil, false
-	default:
+		no = refusal(fmt.Sprintf("release artifact %s cannot be staged: %v", m.Release.ArtifactID, err))
+		// What a row says may be what is too large.
+		m.Release, m.Previous = staging.Release{ArtifactID: m.Release.ArtifactID}, nil
+	}
+	if no == "" {
 		return err
 	}
+	m.Refusal = task.SafeText(no.Error(), task.MaxMessage)
+	f.event(d, task.PhaseStaging, "refused: "+m.Refusal)
+	if err := d.Clear(); err != nil {
+		return err
+	}
+	m.Files, m.PreviousStaged = nil, false
+	return f.publish(d, m)
+}
+
+func (f *Fetcher) publish(d *staging.Draft, m staging.Manifest) error {
 	m.StagedAt = time.Now().UTC()
 	f.event(d, task.PhaseReady, "staged "+m.Release.Version)
-	_, err = d.Publish(m)
+	_, err := d.Publish(m)
 	return err
 }
 
@@ -132,6 +156,9 @@ func final(err error) bool {
 
 // fill stages everything the runner needs and lists it in m.
 func (f *Fetcher) fill(ctx context.Context, d *staging.Draft, m *staging.Manifest) error {
+	if f.MaxAttempts > 0 && m.Starts > f.MaxAttempts {
+		return refuse("staging began %d times and was never finished: the agent ended each time, so look for what kills it (memory, a limit) before asking for the task again", m.Starts-1)
+	}
 	a, err := f.artifact(ctx, m)
 	if err != nil {
 		return err
@@ -144,6 +171,9 @@ func (f *Fetcher) fill(ctx context.Context, d *staging.Draft, m *staging.Manifes
 	if f.MaxOverdue > 0 && m.Late > f.MaxOverdue && !m.TakenOver {
 		return refuse("the task was due at %s and no agent took it until %s later, which is more than agent.max_overdue (%s): ask for it again if it is still wanted",
 			m.DueAt.UTC().Format("2006-01-02 15:04:05 MST"), m.Late.Round(time.Second), f.MaxOverdue)
+	}
+	if err := tooLong(a); err != nil {
+		return err
 	}
 	f.event(d, task.PhaseStaging, fmt.Sprintf("staging %s %s, %d bytes", a.ChartType, a.Version, a.Size))
 	files, err := f.unpack(ctx, d.Root(), staging.PayloadDir, a)
@@ -245,6 +275,18 @@ func localTrouble(err error) error {
 	return refuse("staging failed on this host: %v", err)
 }
 
+// tooLong refuses texts that nothing could deploy and taskdb did not read.
+func tooLong(a *taskdb.Artifact) error {
+	const words = "release artifact %s (%s) was refused: its %s holds %d bytes, and at most %d can be deployed"
+	switch {
+	case a.EnvSize > taskdb.MaxEnv:
+		return refuse(words, a.Version, a.ID, "env_data", a.EnvSize, taskdb.MaxEnv)
+	case a.ValuesSize > taskdb.MaxValues:
+		return refuse(words, a.Version, a.ID, "values_data", a.ValuesSize, taskdb.MaxValues)
+	}
+	return nil
+}
+
 // texts writes the row's env and values as files below under and lists them.
 func (f *Fetcher) texts(root *os.Root, under string, a *taskdb.Artifact, m *staging.Manifest) error {
 	for _, t := range []struct {
@@ -280,6 +322,12 @@ func (f *Fetcher) previous(ctx context.Context, d *staging.Draft, m *staging.Man
 	rel := releaseOf(a)
 	m.Previous = &rel
 	if f.Kept == nil || a.ID == m.Release.ArtifactID {
+		return nil
+	}
+	if no := tooLong(a); no != nil {
+		// Brought back without its env it would be another release.
+		f.Log.Warn("the release that serves now could not be restored if this one fails", "task", d.Task().Name, "release", a.Version, "reason", no)
+		m.Previous = nil
 		return nil
 	}
 	if err := durable.Mkdir(d.Root(), staging.RestoreDir, 0o700); err != nil {

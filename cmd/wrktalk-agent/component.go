@@ -165,7 +165,7 @@ func runFetcher(a *app, args []string) error {
 			Bytes: c.cfg.Staging.MaxBytes, Entries: c.cfg.Staging.MaxEntries,
 			Depth: c.cfg.Staging.MaxDepth, Ratio: c.cfg.Staging.MaxRatio,
 		},
-		MaxOverdue: c.cfg.Agent.MaxOverdue, Timeline: c.timeline, Meter: c.line.Measure, Log: c.log,
+		MaxOverdue: c.cfg.Agent.MaxOverdue, MaxAttempts: c.cfg.Agent.MaxAttempts, Timeline: c.timeline, Meter: c.line.Measure, Log: c.log,
 	}
 	if c.cfg.Agent.DeploymentType == task.DeploymentDocker {
 		releases := filepath.Join(c.cfg.Compose.WorkingDir, deployment.ReleasesDir)

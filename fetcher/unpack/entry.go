@@ -219,10 +219,18 @@ func (x *extraction) link(hdr *tar.Header, name string) error {
 	if !ok || x.files[i].Type != TypeFile {
 		return refuse(hdr.Name, "is a hard link to %q, which is no earlier file of the artifact", shorten(hdr.Linkname))
 	}
+	f := x.files[i]
+	// Whoever copies the tree later writes each link as a file of its own.
+	if err := x.room(hdr.Name, f.Size); err != nil {
+		return err
+	}
+	x.linked += f.Size
+	if err := x.expansion(hdr.Name); err != nil {
+		return err
+	}
 	if err := x.root.Link(target, name); err != nil {
 		return hostError(name, err)
 	}
-	f := x.files[i]
 	f.Path = name
 	return x.add(f)
 }

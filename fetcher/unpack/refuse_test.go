@@ -108,6 +108,8 @@ func hostileArchives(t testing.TB) []hostile {
 	limited("too large by its header alone", `is too large`, fresh().raw("f", regular, "", func(b []byte) { copy(b[124:], "77777777777") }), nil)
 	limited("too large in sum", `is too large`, files(new(archive), 11, "f%d"), func(l *Limits) { l.Bytes = 100 })
 	limited("bomb", `expands too far`, new(archive).file("zeros", strings.Repeat("\x00", 20<<20)), nil)
+	limited("too large by its hard links", `entry "h2" is too large`, links(new(archive).file("f", strings.Repeat("x", 300)), 5, "f"), func(l *Limits) { l.Bytes = 1000 })
+	limited("bomb of hard links", `expands too far`, links(new(archive).file("f", noise(1<<20)), 50, "f"), func(l *Limits) { l.Ratio = 20 })
 	limited("headers that announce nothing", `of headers and padding`, manyLongNames(fresh(), 20), func(l *Limits) { l.Entries = 20 })
 	limited("padding at the end", `of headers and padding`, fresh().raw("g", tar.TypeXGlobalHeader, "", nil).padding(20<<20), func(l *Limits) { l.Entries = 20 })
 	limited("all names together", `is too much`, longLinks(new(archive), 2200), func(l *Limits) { l.Entries = 1 << 20 })
@@ -160,6 +162,14 @@ func files(a *archive, n int, format string) *archive {
 		} else {
 			a.dir(name)
 		}
+	}
+	return a
+}
+
+// links adds n hard links, h0 and so on, to target.
+func links(a *archive, n int, target string) *archive {
+	for i := range n {
+		a.link(fmt.Sprint("h", i), target)
 	}
 	return a
 }

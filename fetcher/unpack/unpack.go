@@ -26,7 +26,7 @@ import (
 
 // Limits bound what an artifact may extract to. All must be positive.
 type Limits struct {
-	Bytes   int64 // content of all files together
+	Bytes   int64 // content of all files together, hard links counted like files
 	Entries int   // files, directories and links, implied directories included
 	Depth   int   // components of a name
 	Ratio   int   // bytes extracted per byte of the artifact
@@ -161,6 +161,7 @@ type extraction struct {
 	entries int
 	names   int   // bytes of all names
 	written int64 // bytes of all content
+	linked  int64 // bytes of what hard links name
 }
 
 func (x *extraction) run() error {
@@ -233,7 +234,7 @@ func (x *extraction) add(f File) error {
 
 // room checks that more bytes may be written on behalf of name.
 func (x *extraction) room(name string, more int64) error {
-	if more > x.lim.Bytes-x.written {
+	if more > x.lim.Bytes-x.written-x.linked {
 		return refuse(name, "is too large: an artifact may extract to %d bytes", x.lim.Bytes)
 	}
 	return nil
@@ -242,7 +243,8 @@ func (x *extraction) room(name string, more int64) error {
 // expansion checks how far the artifact has expanded so far.
 func (x *extraction) expansion(name string) error {
 	packed := max(x.packed, x.src.n)
-	if x.written > ratioFrom && (x.written-1)/int64(x.lim.Ratio) >= packed { // written > ratio * packed
+	size := x.written + x.linked
+	if size > ratioFrom && (size-1)/int64(x.lim.Ratio) >= packed { // size > ratio * packed
 		return refuse(name, "expands too far: an artifact may extract to %d times its size", x.lim.Ratio)
 	}
 	return nil

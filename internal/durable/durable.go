@@ -25,12 +25,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
+	"github.com/wrktalk/wrktalk-agent/internal/shred"
 )
 
 // WriteFile makes data the content of the file name, replacing a file that is
 // there. The mode is exactly perm, whatever the umask. A crash may leave a file
 // behind whose name [IsTemp] knows, in the same directory. Content that is
-// replaced, or given up after an error, is unlinked, not shredded.
+// replaced is unlinked, not shredded; what was written before an error may be a
+// secret, and is shredded.
 func WriteFile(root *os.Root, name string, data []byte, perm fs.FileMode) error {
 	if err := writeFile(root, name, data, perm); err != nil {
 		return fmt.Errorf("write %s: %w", shown(root, name), err)
@@ -62,7 +64,7 @@ func writeFile(root *os.Root, name string, data []byte, perm fs.FileMode) (err e
 	defer func() {
 		_ = f.Close() // a second close after the one below does no harm
 		if err != nil && !named {
-			err = errors.Join(err, root.Remove(temp))
+			err = errors.Join(err, shred.File(root, temp))
 		}
 	}()
 

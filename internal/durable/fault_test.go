@@ -3,7 +3,10 @@
 package durable
 
 import (
+	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -81,5 +84,68 @@ func TestEveryStepMayFail(t *testing.T) {
 				t.Errorf("steps %q, want %q", passed, tt.steps)
 			}
 		})
+	}
+}
+
+// givenUp makes WriteFile fail in root and returns how many bytes the half
+// written file still held when it was gone; at labels that begin with open it is
+// looked for, and fail decides.
+func givenUp(t *testing.T, root *os.Root, dir, label string, fail error, data []byte) int64 {
+	t.Helper()
+	var temp *os.File
+	restore := fault.Set(func(l string) error {
+		if temp != nil || !strings.HasPrefix(l, label) {
+			return nil
+		}
+		found, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("found %v, %v", found, err)
+		}
+		if temp, err = os.Open(found[0]); err != nil {
+			t.Fatal(err)
+		}
+		return fail
+	})
+	defer restore()
+	if err := WriteFile(root, ".env", data, 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("WriteFile returns %v", err)
+	}
+	if temp == nil {
+		t.Fatalf("no step is called %s: the test shows nothing", label)
+	}
+	defer temp.Close()
+	if left := names(t, dir); left != "" {
+		t.Errorf("the directory holds %s", left)
+	}
+	info, err := temp.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// What was written of a secret before the disk was full is overwritten and
+// truncated, not just without a name.
+func TestWriteFileShredsWhatItGivesUp(t *testing.T) {
+	root, dir := newRoot(t)
+	if left := givenUp(t, root, dir, "durable.writefile.sync:", syscall.ENOSPC, []byte("API_TOKEN=secret")); left != 0 {
+		t.Errorf("%d bytes were only unlinked", left)
+	}
+}
+
+// The same on a disk that is really full.
+func TestWriteFileShredsOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("mount a small file system: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	root := openRoot(t, dir)
+	if left := givenUp(t, root, dir, "durable.writefile.write:", nil, bytes.Repeat([]byte("secret "), 32<<10)); left != 0 {
+		t.Errorf("%d bytes were only unlinked", left)
 	}
 }

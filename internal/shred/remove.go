@@ -70,11 +70,16 @@ func (s *shredder) dir(parent *os.File, base, shown string, st unix.Stat_t) {
 		s.fail(shown, errors.New("another file system is mounted there; unmount it first"))
 		return
 	}
-	if err := permit(parent, base, st.Mode, 0o700); err != nil {
+	if err := permit(parent, base, st.Mode, 0o700); errors.Is(err, unix.ENOENT) {
+		return // somebody else shreds it, too
+	} else if err != nil {
 		s.fail(shown, fmt.Errorf("make directory accessible: %w", err))
 		return
 	}
 	d, err := openAt(parent, base, unix.O_RDONLY|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) {
+		return
+	}
 	if err != nil {
 		s.fail(shown, err)
 		return
@@ -102,7 +107,7 @@ func (s *shredder) entries(d *os.File, shown string) (found int) {
 			found++
 			s.entry(d, name, shown+"/"+name)
 		}
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || errors.Is(err, unix.ENOENT) { // the directory itself is gone
 			return found
 		}
 		if err != nil {
@@ -128,7 +133,11 @@ func (s *shredder) file(dir *os.File, base, shown string) {
 		return
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 && st.Size > 0 {
-		if err := s.erase(dir, base, shown, st); err != nil {
+		err := s.erase(dir, base, shown, st)
+		if errors.Is(err, unix.ENOENT) {
+			return
+		}
+		if err != nil {
 			s.fail(shown, err)
 			if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 				return
@@ -152,7 +161,7 @@ func (s *shredder) erase(dir *os.File, base, shown string, st unix.Stat_t) error
 	if err := unix.Fstat(int(f.Fd()), &now); err != nil {
 		return err
 	}
-	if now.Dev != st.Dev || now.Ino != st.Ino || now.Nlink != 1 || now.Mode&unix.S_IFMT != unix.S_IFREG {
+	if now.Dev != st.Dev || now.Ino != st.Ino || now.Nlink > 1 || now.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errors.New("file was replaced while being shredded")
 	}
 	if err := s.point("overwrite", shown); err != nil {

@@ -19,7 +19,8 @@
 // Another file system mounted inside the tree is refused.
 //
 // Every function may be called again after an error or a crash and then
-// finishes the work; what is already gone is not an error. When overwriting
+// finishes the work; what is already gone is not an error, nor is what another
+// call shreds at the same time. When overwriting
 // fails, the file keeps its name, so that the failure is seen and the next call
 // tries again. On a full file system alone, where overwriting may need space
 // that only removing frees, the file is removed and the error reported.

@@ -305,6 +305,26 @@ func TestTreeGoesOnPastErrors(t *testing.T) {
 	missing(t, filepath.Join(dir, "t"))
 }
 
+// Two that shred one tree do not stumble over each other.
+func TestTwoAtOnce(t *testing.T) {
+	root, dir := newRoot(t)
+	for range 10 {
+		for i := range 100 {
+			write(t, filepath.Join(dir, fmt.Sprintf("t/%d/%d", i%10, i)), []byte("secret"), 0o600)
+		}
+		errs := make(chan error, 2)
+		for range 2 {
+			go func() { errs <- Tree(root, "t") }()
+		}
+		for range 2 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		missing(t, filepath.Join(dir, "t"))
+	}
+}
+
 func TestManyErrorsAreCounted(t *testing.T) {
 	s := &shredder{}
 	for i := range 1000 {

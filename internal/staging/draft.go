@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/durable"
 	"github.com/wrktalk/wrktalk-agent/internal/shred"
@@ -65,23 +66,40 @@ func (d *Dir) taken(name string) (bool, error) {
 	return false, nil
 }
 
-// Drafts returns what lies in tmp: drafts whose fetcher died. Each is either
-// taken up again, when its claim still holds, or discarded.
+// Drafts returns what lies in tmp: drafts whose writer died, and those that an
+// operator's command writes this moment. Each is taken up again, discarded or,
+// to leave it alone, closed. With an error it returns those it could open.
 func (d *Dir) Drafts() ([]*Draft, error) {
 	tasks, err := d.List(Tmp)
 	if err != nil {
 		return nil, err
 	}
 	var drafts []*Draft
+	var errs []error
 	for _, t := range tasks {
 		root, err := t.Root()
-		if err != nil {
-			return drafts, err
+		switch {
+		case err == nil:
+			drafts = append(drafts, &Draft{t: t, root: root})
+		case !errors.Is(err, fs.ErrNotExist): // published meanwhile
+			errs = append(errs, err)
 		}
-		drafts = append(drafts, &Draft{t: t, root: root})
 	}
-	return drafts, nil
+	return drafts, errors.Join(errs...)
 }
+
+// Age returns how long ago something was added to the draft's directory or
+// removed from it; never negative.
+func (d *Draft) Age() (time.Duration, error) {
+	info, err := d.root.Stat(".")
+	if err != nil {
+		return 0, fmt.Errorf("look at draft %s: %w", d.t.Name, err)
+	}
+	return max(0, time.Since(info.ModTime())), nil
+}
+
+// Close leaves the draft as it is.
+func (d *Draft) Close() error { return d.root.Close() }
 
 // SetClaim keeps durably whose claim the draft is: the manifest as far as it is
 // known when the claim is made. It is written before the claim is committed, so
@@ -94,16 +112,18 @@ func (d *Draft) Claim() (*Manifest, error) { return d.t.Manifest() }
 
 func (d *Draft) writeManifest(m Manifest) error {
 	m.Schema = ManifestSchema
-	if err := m.check(); err != nil {
-		return fmt.Errorf("write manifest of %s: %w", d.t.Name, err)
+	err := m.check()
+	if err == nil {
+		err = d.t.writeJSON(ManifestFile, m, len(m.Files) <= indentedFiles)
 	}
-	if err := d.t.writeJSON(ManifestFile, m); err != nil {
+	if err != nil {
 		return fmt.Errorf("write manifest of %s: %w", d.t.Name, err)
 	}
 	return nil
 }
 
-// Root is the directory being written. It is closed by Publish and Discard.
+// Root is the directory being written. It is closed by Publish, Discard and
+// Close.
 func (d *Draft) Root() *os.Root { return d.root }
 
 // Task returns the directory's handle, for its timeline.
@@ -111,7 +131,7 @@ func (d *Draft) Task() *Task { return d.t }
 
 // Publish writes the complete manifest, after everything it lists has been
 // written durably, and moves the directory to ready. On an error the directory
-// is still a draft.
+// is still a draft; ErrTooLarge says that no reader would take the manifest.
 func (d *Draft) Publish(m Manifest) (*Task, error) {
 	if err := d.writeManifest(m); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@
 package staging_test
 
 import (
+	"errors"
 	"strings"
 	"syscall"
 	"testing"
@@ -65,5 +66,15 @@ func TestTrashThatStaysHindersNobody(t *testing.T) {
 	n := open(t, path, staging.Notifier)
 	if n.Left() == nil {
 		t.Error("nobody hears of what is left")
+	}
+}
+
+// What cannot be stripped is not set aside: nobody would shred it there.
+func TestQuarantineWaitsForTheSecrets(t *testing.T) {
+	f := open(t, t.TempDir(), staging.Fetcher)
+	x := stage(t, f)
+	failing(t, "shred.overwrite")
+	if err := x.Quarantine("a test"); !errors.Is(err, syscall.EIO) || x.State != staging.Ready || x.Gone() {
+		t.Errorf("Quarantine returns %v, the task is in %s", err, x.State)
 	}
 }

@@ -1,6 +1,7 @@
 package staging
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -104,6 +105,10 @@ type Manifest struct {
 	// run out, so that the release may be half applied.
 	TakenOver bool `json:"taken_over,omitempty"`
 
+	// Starts is how often staging was begun, not counting what a stop of the agent
+	// ended: a task that kills its fetcher is not staged for ever.
+	Starts int `json:"starts,omitempty"`
+
 	DueAt     time.Time `json:"due_at"`
 	ClaimedAt time.Time `json:"claimed_at"`
 	StagedAt  time.Time `json:"staged_at"`
@@ -126,8 +131,32 @@ func (m *Manifest) check() error {
 	return nil
 }
 
-// maxDocument bounds every JSON document that is read from a task's directory.
-const maxDocument = 64 << 20
+// maxDocument bounds every JSON document in a task's directory, in bytes. Tests
+// set it lower.
+var maxDocument = 64 << 20
+
+// indentedFiles is how many files a manifest may list and still be laid out for
+// people: beyond, nobody reads it, and blanks are a third of it.
+const indentedFiles = 1000
+
+// ErrTooLarge means that a document exceeds what its readers accept.
+var ErrTooLarge = errors.New("the document is too large")
+
+func encode(v any, indent bool) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if indent {
+		enc.SetIndent("", "  ")
+	}
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	if buf.Len() > maxDocument {
+		return nil, fmt.Errorf("%w: %d bytes of at most %d", ErrTooLarge, buf.Len(), maxDocument)
+	}
+	return buf.Bytes(), nil
+}
 
 func readJSON(root *os.Root, name string, v any) error {
 	f, err := root.Open(name)
@@ -135,7 +164,7 @@ func readJSON(root *os.Root, name string, v any) error {
 		return err
 	}
 	defer f.Close()
-	dec := json.NewDecoder(io.LimitReader(f, maxDocument))
+	dec := json.NewDecoder(io.LimitReader(f, int64(maxDocument)))
 	if err := dec.Decode(v); err != nil {
 		return fmt.Errorf("decode %s: %w", name, err)
 	}

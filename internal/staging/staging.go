@@ -16,6 +16,7 @@ import (
 	"sort"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -144,12 +145,22 @@ func (d *Dir) takeLock(role Role) error {
 		return err
 	}
 	d.lock = f
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("another %s is running on it: stop that one, or set staging.dir to another directory", role)
+	for n := 0; ; n++ {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return err
+		case n == lockTries:
+			return fmt.Errorf("another %s is running on it: stop that one, or set staging.dir to another directory", role)
+		}
+		lockPause()
 	}
-	return err
 }
+
+// Held holds a lock for a moment, which must not keep a component from starting.
+const lockTries = 20
+
+var lockPause = func() { time.Sleep(10 * time.Millisecond) }
 
 // recover finishes what the role's predecessor left half done and nobody needs
 // to decide on: what lies in the trash is shredded. Drafts and running tasks are
@@ -158,6 +169,14 @@ func (d *Dir) recover(role Role) error {
 	if role != Notifier {
 		return nil
 	}
+	return d.Sweep()
+}
+
+// Sweep shreds everything in the trash: what was left there by a crash, or by a
+// Discard that could not do it all. Opening the directory as its notifier does
+// so; the notifier alone may do it again at any time. An entry that somebody
+// else shreds meanwhile is no error.
+func (d *Dir) Sweep() error {
 	tasks, err := d.List(Trash)
 	if err != nil {
 		return err

@@ -5,10 +5,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -203,6 +205,30 @@ func TestSecondHolderIsRefused(t *testing.T) {
 	open(t, path, staging.Runner)
 }
 
+// A command that looks whether a component runs holds its lock for a moment,
+// and must not keep it from starting.
+func TestALookDoesNotKeepAComponentFromStarting(t *testing.T) {
+	path := t.TempDir()
+	open(t, path, staging.Fetcher) // creates the directories
+	look, err := os.Open(filepath.Join(path, string(staging.Running)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer look.Close()
+	if err := syscall.Flock(int(look.Fd()), syscall.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	t.Cleanup(staging.SetLockPause(func() {
+		if tries++; tries == 3 {
+			if err := syscall.Flock(int(look.Fd()), syscall.LOCK_UN); err != nil {
+				t.Error(err)
+			}
+		}
+	}))
+	open(t, path, staging.Runner)
+}
+
 func TestDirectoryIsPrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "staging")
 	if err := os.Mkdir(path, 0o755); err != nil {
@@ -304,6 +330,22 @@ func TestDiscardStripsFirst(t *testing.T) {
 	}
 }
 
+// What a Discard left in the trash can be swept without a restart.
+func TestSweep(t *testing.T) {
+	path := t.TempDir()
+	n := open(t, path, staging.Notifier)
+	x := stage(t, open(t, path, staging.Fetcher))
+	moveTo(t, path, x, staging.Trash)
+	for range 2 {
+		if err := n.Sweep(); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, n, staging.Trash); len(got) != 0 {
+			t.Errorf("trash holds %v", got)
+		}
+	}
+}
+
 func TestNotifierShredsTheTrashOfItsPredecessor(t *testing.T) {
 	path := t.TempDir()
 	f := open(t, path, staging.Fetcher)
@@ -342,6 +384,75 @@ func TestQuarantineKeepsNoSecret(t *testing.T) {
 		if _, err := os.Lstat(x.Path(name)); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s is still there: %v", name, err)
 		}
+	}
+}
+
+// The quarantine keeps the newest ones, and the one that just came.
+func TestQuarantineKeepsTheNewest(t *testing.T) {
+	d := open(t, t.TempDir(), staging.Fetcher)
+	set := func(name string) {
+		t.Helper()
+		draft, err := d.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := draft.SetClaim(claim); err != nil {
+			t.Fatal(err)
+		}
+		x, err := draft.Publish(claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Quarantine("a test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range staging.MaxQuarantine + 3 {
+		set(fmt.Sprintf("20261123T1339%02dZ-deploy-1", i))
+	}
+	set("20250101T000000Z-deploy-0")
+	got := names(t, d, staging.Quarantine)
+	if len(got) != staging.MaxQuarantine || got[0] != "20250101T000000Z-deploy-0" || got[1] != "20261123T133904Z-deploy-1" {
+		t.Errorf("quarantine holds %v", got)
+	}
+}
+
+// A manifest that its reader would refuse is not written.
+func TestManifestsAreWrittenAsLongAsTheyAreRead(t *testing.T) {
+	d := open(t, t.TempDir(), staging.Fetcher)
+	draft, err := d.Create("20261123T133915Z-deploy-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := claim
+	for range staging.IndentedFiles + 1 {
+		m.Files = append(m.Files, staging.File{Path: "payload/<&>", Type: staging.TypeDir, Mode: 0o700})
+	}
+	if err := draft.SetClaim(m); err != nil {
+		t.Fatal(err)
+	}
+	data, err := draft.Root().ReadFile(staging.ManifestFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(data), "\n"); n != 1 || !strings.Contains(string(data), "<&>") {
+		t.Errorf("a long manifest takes %d lines: %.300s", n, data)
+	}
+
+	// As large as it may be, and one byte more.
+	t.Cleanup(staging.SetMaxDocument(len(data)))
+	if err := draft.SetClaim(m); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := draft.Claim(); err != nil || len(got.Files) != len(m.Files) {
+		t.Errorf("the largest manifest: %v", err)
+	}
+	m.Files[0].Path += "x"
+	if _, err := draft.Publish(m); !errors.Is(err, staging.ErrTooLarge) {
+		t.Errorf("a manifest that is too large: %v", err)
+	}
+	if got, err := draft.Claim(); err != nil || got.Files[0].Path != "payload/<&>" {
+		t.Errorf("the manifest before was lost: %v", err)
 	}
 }
 

@@ -1,12 +1,12 @@
 package staging
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/durable"
@@ -107,7 +107,7 @@ func (t *Task) Run() (Run, error) {
 }
 
 // SetRun keeps r durably.
-func (t *Task) SetRun(r Run) error { return t.writeJSON(RunFile, r) }
+func (t *Task) SetRun(r Run) error { return t.writeJSON(RunFile, r, true) }
 
 // Outcome returns the outcome, or an error that is fs.ErrNotExist when there is
 // none yet.
@@ -127,16 +127,14 @@ func (t *Task) Outcome() (task.Outcome, error) {
 
 // SetOutcome writes the outcome durably. From here on the task is never run
 // again, whatever happens.
-func (t *Task) SetOutcome(o task.Outcome) error { return t.writeJSON(OutcomeFile, o) }
+func (t *Task) SetOutcome(o task.Outcome) error { return t.writeJSON(OutcomeFile, o, true) }
 
-func (t *Task) writeJSON(name string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
+func (t *Task) writeJSON(name string, v any, indent bool) error {
+	data, err := encode(v, indent)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", name, err)
 	}
-	return t.with(func(root *os.Root) error {
-		return durable.WriteFile(root, name, append(data, '\n'), 0o600)
-	})
+	return t.with(func(root *os.Root) error { return durable.WriteFile(root, name, data, 0o600) })
 }
 
 // Strip shreds what may hold secrets: payload, env and values of the release
@@ -172,12 +170,37 @@ func (t *Task) Discard() error {
 	return nil
 }
 
+// maxQuarantine is how many directories the quarantine keeps: enough for a
+// person to see what goes wrong, too few to fill a disk when it goes on.
+const maxQuarantine = 20
+
 // Quarantine sets a task aside whose manifest cannot be trusted, without its
-// secrets, for a person to look at.
+// secrets, for a person to look at. While the secrets cannot be shredded the
+// task stays where it is; what lies in quarantine nobody shreds again. Of the
+// others there, the oldest go.
 func (t *Task) Quarantine(reason string) error {
-	err := t.Strip()
-	err = errors.Join(err, t.with(func(root *os.Root) error {
+	if err := t.Strip(); err != nil {
+		return err
+	}
+	err := t.with(func(root *os.Root) error {
 		return durable.WriteFile(root, ReasonFile, []byte(reason+"\n"), 0o600)
-	}))
-	return errors.Join(err, t.dir.move(t, Quarantine))
+	})
+	if moveErr := t.dir.move(t, Quarantine); moveErr != nil {
+		return errors.Join(err, moveErr)
+	}
+	return errors.Join(err, t.makeRoom())
+}
+
+// makeRoom shreds the oldest in quarantine but for t itself.
+func (t *Task) makeRoom() error {
+	all, err := t.dir.List(Quarantine)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(other *Task) bool { return other.Name == t.Name })
+	var errs []error
+	for _, old := range all[:max(0, len(all)-(maxQuarantine-1))] {
+		errs = append(errs, shred.Tree(t.dir.states[Quarantine], old.Name))
+	}
+	return errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,23 +21,37 @@ type Artifact struct {
 	ChartType  task.ChartType // trimmed and lower-cased, of any value
 	SHA256     string         // trimmed and lower-cased
 	Size       int64          // bytes
-	Env        *string        // nil when null
-	Values     *string
+	Env        *string        // nil when null, or larger than MaxEnv
+	Values     *string        // nil when null, or larger than MaxValues
+	EnvSize    int64          // bytes, whether it was read or not
+	ValuesSize int64
 	IsCurrent  bool
 	IsPrevious bool
 	AppliedAt  *time.Time
 	CreatedAt  *time.Time
 }
 
+// The largest texts that are read, in bytes: what can be deployed at most. A
+// column holds up to a gigabyte, and a process that dies of it would begin
+// again.
+const (
+	MaxEnv    = 4 << 20
+	MaxValues = 8 << 20
+)
+
 // octet_length reads the size from the TOAST pointer, not the bytes.
-const artifactColumns = `id::text, release_version::text, lower(btrim(chart_type::text)), lower(btrim(sha256::text)),
-	octet_length(artifact_data)::bigint, env_data::text, values_data::text,
+var artifactColumns = `id::text, release_version::text, lower(btrim(chart_type::text)), lower(btrim(sha256::text)),
+	octet_length(artifact_data)::bigint,
+	coalesce(octet_length(env_data::text), 0)::bigint, coalesce(octet_length(values_data::text), 0)::bigint,
+	case when octet_length(env_data::text) <= ` + strconv.Itoa(MaxEnv) + ` then env_data::text end,
+	case when octet_length(values_data::text) <= ` + strconv.Itoa(MaxValues) + ` then values_data::text end,
 	coalesce(is_current, false), coalesce(is_previous, false), applied_at::timestamptz, created_at::timestamptz`
 
 func scanArtifact(row pgx.Row) (*Artifact, error) {
 	var a Artifact
 	var applied, created timestamp
-	err := row.Scan(&a.ID, &a.Version, &a.ChartType, &a.SHA256, &a.Size, &a.Env, &a.Values,
+	err := row.Scan(&a.ID, &a.Version, &a.ChartType, &a.SHA256, &a.Size,
+		&a.EnvSize, &a.ValuesSize, &a.Env, &a.Values,
 		&a.IsCurrent, &a.IsPrevious, &applied, &created)
 	if err != nil {
 		return nil, err

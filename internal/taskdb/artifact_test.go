@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"runtime"
@@ -66,6 +67,23 @@ func TestArtifactGoesInAndComesOut(t *testing.T) {
 	})
 }
 
+// Texts that nothing could deploy are measured, not read.
+func TestArtifactLeavesHugeTextsAlone(t *testing.T) {
+	raw := testenv.Database(t)
+	db := open(t, raw.ConnString)
+	id := pushArtifact(t, db, task.ChartCompose, "1")
+	for _, more := range []int{0, 1} {
+		raw.SQL(t, fmt.Sprintf("update release_artifact set env_data = repeat('e', %d), values_data = repeat('v', %d)", taskdb.MaxEnv+more, taskdb.MaxValues+more))
+		a, err := db.Artifact(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.EnvSize != int64(taskdb.MaxEnv+more) || a.ValuesSize != int64(taskdb.MaxValues+more) || (a.Env == nil) != (more > 0) || (a.Values == nil) != (more > 0) {
+			t.Errorf("%d bytes too many: sizes %d and %d, read %v and %v", more, a.EnvSize, a.ValuesSize, a.Env != nil, a.Values != nil)
+		}
+	}
+}
+
 func TestArtifactIsNotThere(t *testing.T) {
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		for _, id := range []string{"", "no-uuid", "7c8d6a6e-0000-4000-8000-000000000000"} {
@@ -97,6 +115,8 @@ func TestPushRefusesWhatIsNotAsPromised(t *testing.T) {
 		"broken":  {taskdb.NewArtifact{Size: 100_000, Data: io.MultiReader(bytes.NewReader(data[:5]), iotest.ErrReader(bad))}, "disk broke"},
 		"empty":   {taskdb.NewArtifact{Data: bytes.NewReader(nil)}, "empty"},
 		"huge":    {taskdb.NewArtifact{Size: 2 << 30, Data: bytes.NewReader(nil)}, "at most"},
+		"env":     {taskdb.NewArtifact{Size: 1, Data: bytes.NewReader(data), Env: new(strings.Repeat("e", taskdb.MaxEnv+1))}, "the env text holds 4194305 bytes"},
+		"values":  {taskdb.NewArtifact{Size: 1, Data: bytes.NewReader(data), Values: new(strings.Repeat("v", taskdb.MaxValues+1))}, "the values text holds"},
 		"nul":     {taskdb.NewArtifact{Size: 1, Data: bytes.NewReader(data), Env: new("a\x00b")}, "NUL"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -167,6 +187,20 @@ func TestReadEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	if _, err := io.ReadAll(open(t, through).Read(short, id, 100)); !errors.Is(err, short.Err()) {
 		t.Errorf("read from a server that is gone: %v", err)
+	}
+}
+
+// A server that stays away ends the reading: somebody has to say so.
+func TestReadGivesUp(t *testing.T) {
+	raw := testenv.Database(t)
+	proxy, through := testenv.NewPostgresProxy(t, raw)
+	id := pushBytes(t, open(t, raw.ConnString), task.ChartHelm, "1", noise(100))
+	proxy.LoseReplyTo("substring", 1<<20)
+	ctx, cancel := contextWithTimeout(t, time.Minute)
+	defer cancel()
+	_, err := io.ReadAll(open(t, through).Read(ctx, id, 100))
+	if ctx.Err() != nil || !taskdb.Transient(err) || proxy.Lost() != 5 {
+		t.Errorf("after %d attempts: %v", proxy.Lost(), err)
 	}
 }
 

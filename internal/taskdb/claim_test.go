@@ -298,7 +298,25 @@ func TestTaskWithoutArtifactBelongsToOneTarget(t *testing.T) {
 			task.KindRollback,
 			[]task.DeploymentType{"docker"},
 		},
-		"both, only current": {both + flagged("compose", "is_current", "2020-01-01"), task.KindRollback, []task.DeploymentType{"docker"}},
+		"other type, but only one was applied": {
+			"insert into deployment_config (id, deployment_type) values (gen_random_uuid(), 'kubernetes')" +
+				flagged("compose", "is_previous", "2020-01-01") + flagged("Compose", "is_current", "2024-01-01"),
+			task.KindRollback,
+			[]task.DeploymentType{"docker"},
+		},
+		"other type, both were applied": {
+			"insert into deployment_config (id, deployment_type) values (gen_random_uuid(), 'kubernetes')" +
+				flagged("compose", "is_previous", "2024-01-01") + flagged("helm", "is_current", "2020-01-01"),
+			task.KindRollback,
+			[]task.DeploymentType{"kubernetes"},
+		},
+		"other type, no rollback": {
+			"insert into deployment_config (id, deployment_type) values (gen_random_uuid(), 'kubernetes')" + flagged("compose", "is_previous", "2020-01-01"),
+			task.KindDeploy,
+			[]task.DeploymentType{"kubernetes"},
+		},
+		"no config, only one was applied": {"select" + flagged("helm", "is_current", "2020-01-01"), task.KindRollback, []task.DeploymentType{"kubernetes"}},
+		"both, only current":              {both + flagged("compose", "is_current", "2020-01-01"), task.KindRollback, []task.DeploymentType{"docker"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			raw := testenv.Database(t)
@@ -410,6 +428,26 @@ func TestConfigRowFallsBack(t *testing.T) {
 	check("")
 	raw.SQL(t, "insert into deployment_config (deployment_type, namespace, created_at) values ('', 'newer', now()), ('x', 'older', '2020-01-01')")
 	check("older")
+}
+
+// What an agent says about its page does not go into the row of another type's
+// agent.
+func TestMaintenanceLeavesTheOtherTypesRowAlone(t *testing.T) {
+	for _, test := range []struct {
+		target taskdb.Target
+		row    string
+		want   string
+	}{{compose, " Kubernetes", "f"}, {helm, "DOCKER", "f"}, {compose, "docker", "t"}, {helm, "x", "t"}} {
+		raw := testenv.Database(t)
+		db := open(t, raw.ConnString)
+		raw.SQL(t, "insert into deployment_config (deployment_type) values ('"+test.row+"')")
+		if err := db.SetMaintenance(t.Context(), test.target, true); err != nil {
+			t.Fatal(err)
+		}
+		if got := raw.SQL(t, "select maintenance_mode_enabled from deployment_config"); got != test.want {
+			t.Errorf("%s agent, row %q: the flag is %s", test.target.Deployment, test.row, got)
+		}
+	}
 }
 
 func TestClaimNeedsAKnownTarget(t *testing.T) {

@@ -33,11 +33,11 @@ func (db *DB) Heartbeat(ctx context.Context, id task.ID, token task.Token) error
 //
 // The row of an outcome that is Offline is added first.
 //
-// It may be repeated: a task that already ended under the same token is left
-// as it is, and that is no error. A commit without a reply is resolved that
-// way before Finish returns. ErrFenced means that somebody else took the task
-// over or ended it, and that nothing was changed; any other error that
-// Transient accepts is worth another try.
+// It may be repeated: a task that already ended with this outcome under the
+// same token is left as it is, and that is no error. A commit without a reply
+// is resolved that way before Finish returns. ErrFenced means that somebody
+// else took the task over or ended it, and that nothing was changed; any other
+// error that Transient accepts is worth another try.
 func (db *DB) Finish(ctx context.Context, o task.Outcome) error {
 	doing := fmt.Sprintf("record the outcome of task %s", o.TaskID)
 	plain := false
@@ -69,17 +69,20 @@ func finish(ctx context.Context, tx pgx.Tx, o task.Outcome) error {
 			return err
 		}
 	}
-	var status, token string
-	err := tx.QueryRow(ctx, `select status::text, coalesce(picked_up_at::text, '') from agent_task
-		where id = $1 for update`, string(o.TaskID)).Scan(&status, &token)
+	var status, token, said string
+	// Of a result that is longer than any of ours a part is enough.
+	err := tx.QueryRow(ctx, `select status::text, coalesce(picked_up_at::text, ''), coalesce(left(result::text, 1000000), '') from agent_task
+		where id = $1 for update`, string(o.TaskID)).Scan(&status, &token, &said)
 	if err != nil {
 		return err
 	}
 	switch {
 	case token != string(o.Token) && !o.Offline: // nobody else can have claimed that one
 		return fmt.Errorf("%w: it was claimed at %q", ErrFenced, token)
+	case task.Status(status).Final() && recorded(o, status, said):
+		return nil // by an earlier try whose reply was lost
 	case task.Status(status).Final():
-		return nil // recorded by an earlier try whose reply was lost
+		return fmt.Errorf("%w: it was ended as %s by somebody else", ErrFenced, status)
 	case task.Status(status) != task.StatusInProgress:
 		return fmt.Errorf("%w: its status is %q", ErrFenced, status)
 	}
@@ -103,6 +106,23 @@ func finish(ctx context.Context, tx pgx.Tx, o task.Outcome) error {
 		return nil
 	}
 	return moveFlags(ctx, tx, o.ArtifactID)
+}
+
+// recorded reports whether a final row is what Finish wrote about o. The token
+// does not tell: who ends a task over our head may leave it as it is.
+func recorded(o task.Outcome, status, result string) bool {
+	var row struct{ Status, Message, Error string }
+	if status != string(o.Status()) || json.Unmarshal([]byte(result), &row) != nil {
+		return false
+	}
+	for _, o := range []task.Outcome{o, plainText(o)} {
+		want := o.Result()
+		complaint, _ := want["error"].(string)
+		if row.Status == want["status"] && row.Message == want["message"] && row.Error == complaint {
+			return true
+		}
+	}
+	return false
 }
 
 // adopt adds the row of a task that was carried out while the database was

@@ -79,6 +79,53 @@ func TestFinishIsFencedByAnOperator(t *testing.T) {
 	}
 }
 
+// Somebody who ends the row and leaves its token alone, as `cancel --force` and
+// some backends do, fences the claim as well: what comes of it later is neither
+// recorded nor announced.
+func TestFinishIsFencedByAnotherEnding(t *testing.T) {
+	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
+		served, artifact := pushArtifact(t, db, task.ChartHelm, "1"), pushArtifact(t, db, task.ChartHelm, "2")
+		addTask(t, db, task.KindDeploy, served)
+		finish(t, db, mustClaim(t, db, helm), served, true)
+		for name, end := range map[string]func(got *taskdb.Task){
+			"operator": func(got *taskdb.Task) {
+				o := task.Outcome{TaskID: got.ID, Kind: got.Kind, Token: got.Token, Message: "The task was cancelled", Error: "ended by an operator"}
+				if ended, err := db.EndInProgress(t.Context(), o); err != nil || !ended {
+					t.Fatalf("EndInProgress returns %v, %v", ended, err)
+				}
+			},
+			"backend, failed": func(got *taskdb.Task) {
+				raw.SQL(t, fmt.Sprintf("update agent_task set status = 'failed' where id = '%s'", got.ID))
+			},
+			"backend, completed": func(got *taskdb.Task) {
+				raw.SQL(t, fmt.Sprintf("update agent_task set status = 'completed', result = '[]' where id = '%s'", got.ID))
+			},
+			"backend, like us": func(got *taskdb.Task) {
+				raw.SQL(t, fmt.Sprintf(`update agent_task set status = 'completed', result = '{"status": "success", "message": "done"}' where id = '%s'`, got.ID))
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				addTask(t, db, task.KindDeploy, artifact)
+				got := mustClaim(t, db, helm)
+				end(got)
+				before := raw.SQL(t, fmt.Sprintf("select * from agent_task where id = '%s'", got.ID))
+				for _, ok := range []bool{true, false} {
+					err := db.Finish(t.Context(), outcome(got, artifact, ok))
+					if !errors.Is(err, taskdb.ErrFenced) || !strings.Contains(err.Error(), "by somebody else") {
+						t.Errorf("succeeded is %v: %v", ok, err)
+					}
+				}
+				if after := raw.SQL(t, fmt.Sprintf("select * from agent_task where id = '%s'", got.ID)); after != before {
+					t.Errorf("the row became\n%s\nfrom\n%s", after, before)
+				}
+				if got := flags(t, db); got != "1/-" {
+					t.Errorf("the flags are %s", got)
+				}
+			})
+		}
+	})
+}
+
 func TestDefect14LostCommitReplyIsReadBack(t *testing.T) {
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, _ *taskdb.DB) {
 		proxy, through := testenv.NewPostgresProxy(t, raw)
@@ -129,6 +176,9 @@ func TestFinishTakesAnyText(t *testing.T) {
 		if err != nil || row.Status != task.StatusFailed || !strings.Contains(row.ErrorMessage, "☃") || !json.Valid(row.Result) {
 			t.Errorf("recorded %.200v, %v", row, err)
 		}
+		if err := db.Finish(t.Context(), o); err != nil {
+			t.Errorf("the next try does not know what the first one wrote: %v", err)
+		}
 	})
 }
 
@@ -168,6 +218,9 @@ func finishWith(t *testing.T, connString, complaint string) {
 	row, err := db.Task(t.Context(), o.TaskID)
 	if err != nil || row.Status != task.StatusFailed || row.ErrorMessage == "" {
 		t.Errorf("recorded %+v, %v", row, err)
+	}
+	if err := db.Finish(t.Context(), o); err != nil {
+		t.Errorf("the next try does not know what the first one wrote: %v", err)
 	}
 }
 

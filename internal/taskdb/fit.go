@@ -7,11 +7,15 @@ package taskdb
 //  1. The artifact's chart type is helm or compose: that one.
 //  2. The artifact has any other chart type: any agent, so that the task is
 //     failed with a clear message instead of pending for ever.
-//  3. There is no artifact, or the row it names is gone, and deployment_config
-//     names no deployment type: any agent. Names it exactly one: that one's.
-//  4. It names both, and the task is no rollback: any agent; it can only be
+//  3. There is no artifact, or the row it names is gone, the task is a
+//     rollback, and artifacts of exactly one chart type are flagged: that one.
+//     What was applied tells more than deployment_config, where backends keep a
+//     single row whose type may be the other one.
+//  4. deployment_config names no deployment type: any agent. Names it exactly
+//     one: that one's.
+//  5. It names both, and the task is no rollback: any agent; it can only be
 //     failed.
-//  5. It names both, and the task is a rollback: the chart type that was
+//  6. It names both, and the task is a rollback: the chart type that was
 //     applied last among those that have a previous artifact; else among those
 //     that have a current one; else helm. Helm also wins a tie.
 const openTasks = `
@@ -32,7 +36,8 @@ const openTasks = `
 			when compose then 'compose' end as chart,
 			coalesce((select f.chart from flagged f
 				order by coalesce(f.previous, false) desc, f.applied desc nulls last, f.chart desc limit 1),
-				'helm') as rollback
+				'helm') as rollback,
+			(select min(f.chart) from flagged f having count(*) = 1) as sole
 		from shape
 	), open_tasks as (
 		select t.id::text as id, t.type::text as kind, t.status::text as status,
@@ -44,6 +49,7 @@ const openTasks = `
 				when a.id is not null then
 					case when lower(btrim(a.chart_type::text)) in ('helm', 'compose')
 						then lower(btrim(a.chart_type::text)) end
+				when btrim(t.type::text) = 'rollback' and w.sole is not null then w.sole
 				when w.chart <> 'both' then w.chart
 				when btrim(t.type::text) = 'rollback' and w.chart = 'both' then w.rollback
 			end as chart

@@ -46,6 +46,28 @@ func quote(s string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
 }
 
+// Close does not wait until a call that hangs has ended.
+func TestCloseGivesUp(t *testing.T) {
+	raw := testenv.Database(t)
+	db := open(t, raw.ConnString)
+	addTask(t, db, task.KindRollback, "")
+	got := mustClaim(t, db, helm)
+	release := lockRow(t, raw.ConnString, got.ID)
+	ended := make(chan error, 1)
+	go func() { ended <- db.Heartbeat(t.Context(), got.ID, got.Token) }()
+	for raw.SQL(t, "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()") == "0" {
+		if len(ended) > 0 {
+			t.Fatalf("the call does not hang: %v", <-ended)
+		}
+	}
+	db.Close()
+	if len(ended) > 0 {
+		t.Error("it waited until the call had ended")
+	}
+	release()
+	<-ended
+}
+
 func TestDefect17OddPasswordsAndTLS(t *testing.T) {
 	p := startSecure(t)
 	dead := deadPort(t)

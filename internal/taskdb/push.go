@@ -50,9 +50,17 @@ func (db *DB) Push(ctx context.Context, a NewArtifact) (string, error) {
 	case len(a.Version) > 100 || a.Version == "":
 		return "", fmt.Errorf("%s: a version has 1 to 100 characters", doing)
 	}
-	for what, text := range map[string]*string{"env": a.Env, "values": a.Values} {
-		if text != nil && task.SafeText(*text, len(*text)) != *text {
-			return "", fmt.Errorf("%s: the %s text is not valid UTF-8 or holds a NUL", doing, what)
+	for _, text := range []struct {
+		what string
+		text *string
+		most int
+	}{{"env", a.Env, MaxEnv}, {"values", a.Values, MaxValues}} {
+		switch {
+		case text.text == nil:
+		case len(*text.text) > text.most:
+			return "", fmt.Errorf("%s: the %s text holds %d bytes; at most %d can be deployed", doing, text.what, len(*text.text), text.most)
+		case task.SafeText(*text.text, len(*text.text)) != *text.text:
+			return "", fmt.Errorf("%s: the %s text is not valid UTF-8 or holds a NUL", doing, text.what)
 		}
 	}
 	id := newID()

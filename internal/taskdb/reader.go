@@ -15,10 +15,14 @@ import (
 // of a megabyte; a little more would take one of two.
 const sliceSize = 1<<20 - 1<<10
 
+// sliceAttempts is how often a slice is asked for. The caller says what is wrong
+// and waits longer.
+const sliceAttempts = 5
+
 // ArtifactReader streams an artifact's bytes. It holds one slice and, between
 // slices, no connection. A connection that is lost is opened again and the
-// slice is asked for once more, until the reader's context ends. It is for one
-// goroutine.
+// slice is asked for once more, a few times; then the caller hears of it. It is
+// for one goroutine.
 type ArtifactReader struct {
 	ctx  context.Context
 	db   *DB
@@ -76,7 +80,7 @@ func (r *ArtifactReader) fill() error {
 		r.buf = make([]byte, 0, want)
 	}
 	var size int64
-	err := retry(r.ctx, 0, func() (err error) {
+	err := retry(r.ctx, sliceAttempts, func() (err error) {
 		size, err = r.slice(want)
 		return err
 	})

@@ -43,6 +43,14 @@ func (t Target) configArgs() []any {
 	return []any{string(t.Deployment), name, t.Namespace}
 }
 
+// otherDeployment returns the deployment type that the target's is not.
+func (t Target) otherDeployment() task.DeploymentType {
+	if t.Deployment == task.DeploymentDocker {
+		return task.DeploymentKubernetes
+	}
+	return task.DeploymentDocker
+}
+
 // MailSettings is what deployment_config says about sending mail. Fields that
 // are null there are empty here.
 type MailSettings struct {
@@ -104,12 +112,14 @@ func (db *DB) ActiveAdmins(ctx context.Context) ([]Admin, error) {
 }
 
 // SetMaintenance records in the target's row whether its maintenance page is
-// on. Without a row there is nothing to record.
+// on. Without a row there is nothing to record, and none is made in a row of
+// the other known type: that one tells about another agent's page.
 func (db *DB) SetMaintenance(ctx context.Context, target Target, on bool) error {
 	_, err := db.exec(ctx, `
 		update deployment_config set maintenance_mode_enabled = $4::boolean, updated_at = clock_timestamp()
-		where id = `+configRow+` and maintenance_mode_enabled is distinct from $4::boolean`,
-		append(target.configArgs(), on)...)
+		where id = `+configRow+` and maintenance_mode_enabled is distinct from $4::boolean
+			and lower(btrim(coalesce(deployment_type::text, ''))) is distinct from $5::text`,
+		append(target.configArgs(), on, string(target.otherDeployment()))...)
 	return tidy("record the maintenance mode", err)
 }
 

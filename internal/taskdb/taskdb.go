@@ -38,6 +38,8 @@ const (
 	opTimeout = 30 * time.Second
 	// rollbackTimeout bounds the rollback of a transaction that failed.
 	rollbackTimeout = 5 * time.Second
+	// closeTimeout bounds Close.
+	closeTimeout = 500 * time.Millisecond
 )
 
 // Options says which database to use, and how.
@@ -106,8 +108,24 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	return &DB{pool: pool}, nil
 }
 
-// Close closes all connections and waits until calls in flight have ended.
-func (db *DB) Close() { db.pool.Close() }
+// Close closes all connections and waits for calls in flight, but not for long:
+// saying goodbye over a network that fell silent takes pgx 15 seconds, and a
+// stop must not.
+func (db *DB) Close() {
+	closed := make(chan struct{})
+	// Nobody waits for this one beyond closeTimeout. It holds nothing but the
+	// pool, and ends with its last connection, or with the process.
+	go func() {
+		defer close(closed)
+		db.pool.Close()
+	}()
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-closed:
+	case <-timer.C:
+	}
+}
 
 // Ping opens a connection if there is none and asks for a reply.
 func (db *DB) Ping(ctx context.Context) error {
