@@ -17,8 +17,8 @@ type conversation struct {
 	ctx            context.Context
 	timeout        time.Duration // of a step
 	taking         time.Duration // of the answer to a whole mail
-	user, password string   // for errors: to leave them out
-	conn           net.Conn // the raw one: deadlines and the end of everything
+	user, password string        // for errors: to leave them out
+	conn           net.Conn      // the raw one: deadlines and the end of everything
 	client         *smtp.Client
 	action         string        // the step that is being taken, for errors
 	patience       time.Duration // with it
