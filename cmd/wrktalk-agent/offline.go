@@ -51,8 +51,8 @@ func (a *app) rollbackOffline(args []string, envFile string, wait bool) error {
 	}
 	if env != nil {
 		if missing := notSet(*env, needsEnv); len(missing) > 0 {
-			fmt.Fprintf(a.stderr, "wrktalk-agent %s: warning: release %s was deployed with %s, which %s does not set\n",
-				a.command.name, release.Version, strings.Join(missing, ", "), envFile)
+			fmt.Fprintf(a.stderr, "wrktalk-agent %s: warning: %s does not seem to set %s, with which release %s was deployed: without, the rollback is refused\n",
+				a.command.name, envFile, strings.Join(missing, ", "), release.Version)
 		}
 	}
 	dir, err := openStaging(cfg.Staging.Dir)

@@ -117,7 +117,7 @@ func TestOfflineRollbackUsage(t *testing.T) {
 		{"--offline --env " + env, "WRKTALK_AGENT_DEPLOYMENT_TYPE=kubernetes", exitUsage, "--env is for Compose releases"},
 		{"--offline", "", exitUsage, "release 1.0 was deployed with an env, which is kept in the database alone: give --env FILE with COLOUR, TOKEN"},
 		{"--offline --env " + env + ".not", "", exitFailed, "no such file"},
-		{"--offline --env " + env, "", exitFailed, "warning: release 1.0 was deployed with TOKEN, which " + env + " does not set"},
+		{"--offline --env " + env, "", exitFailed, "warning: " + env + " does not seem to set TOKEN, with which release 1.0 was deployed"},
 		{"--offline 2.0", "", exitFailed, "no agent has run on this host"}, // no staging directory
 	} {
 		var out, complaint output
