@@ -10,9 +10,10 @@ LDFLAGS := -s -w -X github.com/wrktalk/wrktalk-agent/internal/version.version=$(
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 # One package at a time: each starts servers of its own, and two compete for cores.
-TESTFLAGS ?= -race -timeout 60m -p 1
+# The limits are for what hangs, and no measure of how long the tests take.
+TESTFLAGS ?= -race -timeout 4h -p 1
 
-.PHONY: help build image demo demo-kubernetes test lint unit fault fmt bench setup clean
+.PHONY: help build image demo demo-kubernetes test lint prebuild unit fault fmt bench setup clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,18 +42,21 @@ image: build ## build the container image wrktalk-agent:VERSION
 
 test: ## lint and every test, race detector included, on real servers
 	@scripts/setup test
-	@$(MAKE) --no-print-directory lint build unit fault
+	@$(MAKE) --no-print-directory lint build prebuild unit fault
 
 lint: ## vet, staticcheck, gofumpt
 	@go vet ./...
 	@go run $(STATICCHECK) ./...
 	@out=$$(go run $(GOFUMPT) -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 
+prebuild: ## build the control plane, helm and docker compose that tests run
+	@go run ./internal/testenv/prebuild
+
 unit: ## every test with the race detector, without set-up and lint
 	@go test $(TESTFLAGS) ./...
 
 fault: ## the fault points themselves, in a build that has them
-	@go test -tags faultinject -race -timeout 10m ./internal/fault ./internal/durable ./internal/shred ./internal/staging
+	@go test -tags faultinject -race -timeout 1h ./internal/fault ./internal/durable ./internal/shred ./internal/staging
 
 fmt: ## format the code
 	@go run $(GOFUMPT) -w .

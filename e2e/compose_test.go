@@ -143,8 +143,8 @@ func TestDefects05To07FailuresSayWhatIsWrong(t *testing.T) {
 		{"broken compose file", "deploy", "parse compose.yaml", func(w *world) string {
 			return w.release("9.9.9", bundle{"compose.yaml": "services: [oops"}.tarball(t), "")
 		}},
-		{"missing image", "deploy", "wrktalk-test-no-such-image:1", func(w *world) string {
-			return w.release("9.9.9", compose("wrktalk-test-no-such-image:1").tarball(t), "")
+		{"missing image", "deploy", "127.0.0.1:9/none:1", func(w *world) string { // where no registry listens
+			return w.release("9.9.9", compose("127.0.0.1:9/none:1").tarball(t), "")
 		}},
 		{"unknown task type", "reboot", `task type "reboot" is not known`, func(w *world) string {
 			return w.release("9.9.9", good.tarball(t), "")

@@ -7,7 +7,7 @@ import (
 )
 
 func httpGet(url string) (string, error) {
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: time.Minute}
 	res, err := client.Get(url)
 	if err != nil {
 		return "", err

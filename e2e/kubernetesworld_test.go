@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -56,7 +57,7 @@ func (w *kubeWorld) kubeSettings(settings ...string) {
 	}
 	w.env = append(append(w.env, "WRKTALK_AGENT_DEPLOYMENT_TYPE=kubernetes",
 		"WRKTALK_AGENT_KUBE_KUBECONFIG="+config, "WRKTALK_AGENT_KUBE_NAMESPACE="+w.ns,
-		"WRKTALK_AGENT_HELM_RELEASE_NAME="+helmRelease, "WRKTALK_AGENT_HELM_TIMEOUT=60s"), settings...)
+		"WRKTALK_AGENT_HELM_RELEASE_NAME="+helmRelease, "WRKTALK_AGENT_HELM_TIMEOUT=10m"), settings...)
 	w.awaitRight("delete", "policy", "poddisruptionbudgets", true)
 }
 
@@ -169,8 +170,10 @@ func (w *kubeWorld) objects() string {
 // else belongs to it is there.
 func (w *kubeWorld) serves(version string) {
 	w.t.Helper()
-	if got := w.kubectl("get", "deployment", "web", "--output", "jsonpath={.spec.template.spec.containers[0].image} {.status.readyReplicas}"); got != "registry.example/web:"+version+" 1" {
-		w.t.Errorf("%q serves, want release %s", got, version)
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	if err := w.kube.AwaitServed(ctx, w.ns, "web", testenv.Served{Image: "registry.example/web:" + version, Updated: 1, Ready: 1}); err != nil {
+		w.t.Errorf("release %s does not serve: %v", version, err)
 	}
 	if got := w.kubectl("get", "configmap", "web", "--output", "jsonpath={.data.release}"); got != version {
 		w.t.Errorf("the configmap is of release %q, want %s", got, version)

@@ -14,10 +14,11 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
-// waiting stores a release that never becomes healthy within a test.
+// waiting stores a release that never becomes healthy and is never given up: the
+// image's own three retries would be over in seconds.
 func (w *world) waiting(version string) string {
 	w.t.Helper()
-	return w.release(version, compose(testenv.AppImage(w.t, "1.1.0"), "environment: {APP_MODE: sick}").tarball(w.t), "")
+	return w.release(version, compose(testenv.AppImage(w.t, "1.1.0"), "environment: {APP_MODE: sick}", "healthcheck: {retries: 100000}").tarball(w.t), "")
 }
 
 // must runs a command that has to succeed and returns what it printed.

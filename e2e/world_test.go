@@ -28,7 +28,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 // patience is how long an event of the whole may take before it is taken never
 // to come. It is no measure of speed.
-const patience = 2 * time.Minute
+const patience = 10 * time.Minute
 
 var built struct {
 	once sync.Once

@@ -205,11 +205,11 @@ func TestAClaimOfUnknownEndIsKept(t *testing.T) {
 	if got := b.list(staging.Tmp); len(got) != 1 {
 		t.Fatalf("%d drafts are left, want 1", len(got))
 	}
-	b.mu.Lock()
-	if b.reason == "" {
-		t.Error("the fetcher says that it is ready")
-	}
-	b.mu.Unlock()
+	b.eventually("the fetcher says that it is not ready", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.reason != ""
+	})
 	for _, c := range []struct{ db, sql string }{
 		{"postgres", fmt.Sprintf(`update pg_database set datallowconn = true where datname = '%s'`, b.raw.Name)},
 		{b.raw.Name, `drop trigger close_down on agent_task; update pg_database set datallowconn = true where datname = current_database()`},

@@ -157,6 +157,7 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 		job.Action = deployment.ActionRecover
 	}
 	halfway := run.Attempts > 0 || m.TakenOver
+	job.Again = halfway
 	run.Attempts++
 	if run.Attempts == 1 {
 		run.StartedAt = time.Now().UTC()
@@ -170,9 +171,8 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	if err != nil {
 		return o, err
 	}
-	if halfway && !res.Succeeded && !res.Touched && job.Action == deployment.ActionDeploy && job.Compose != nil {
-		// This attempt changed nothing, but an earlier one may have. (Helm's records
-		// tell its deployer by themselves.)
+	if halfway && !res.Succeeded && !res.Touched && job.Action == deployment.ActionDeploy {
+		// This attempt changed nothing, but an earlier one may have.
 		why := res.Error
 		job.Action = deployment.ActionRecover
 		if res, err = r.deploy(sig, t, job, beat, true); err != nil {

@@ -115,6 +115,9 @@ func (t *taskReport) print(b *strings.Builder, whole bool, now time.Time) {
 	if m := t.Manifest; m != nil {
 		row("task", "%s, %s of %s", m.TaskID, m.Kind, orDash(m.Release.Version))
 		row("claim", "%s (due %s, claimed %s%s)", m.Token, clock(m.DueAt), clock(m.ClaimedAt), lateText(m.Late))
+		if m.Offline {
+			row("asked for", "on this host, without the database")
+		}
 		if m.TakenOver {
 			row("taken over", "from an agent whose lease had run out: the release may be half applied")
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -65,7 +65,7 @@ spec:
 func (c *chartRelease) job(action deployment.Action, rel, prev *deployment.Release) deployment.Job {
 	return deployment.Job{
 		Schema: deployment.Schema, Action: action, TaskID: "t-" + task.ID(rel.Version), Kind: task.KindDeploy, Token: "now",
-		Release: *rel, Previous: prev, Timeout: time.Minute, RestoreTimeout: time.Minute,
+		Release: *rel, Previous: prev, Timeout: limit, RestoreTimeout: limit,
 		Helm: &deployment.Helm{Namespace: c.ns, Release: "app", Kubeconfig: c.k.AdminKubeconfig, HistoryMax: 10},
 	}
 }
@@ -100,21 +100,28 @@ func (c *chartRelease) statuses() string {
 
 func (c *chartRelease) serves(version string) {
 	c.t.Helper()
-	got, err := c.k.Kubectl("get", "deployments", "--namespace", c.ns, "--output",
-		"jsonpath={range .items[*]}{.metadata.name} {.spec.template.metadata.annotations.version} {.status.readyReplicas}{end}")
-	want := "web " + version + " 1"
+	got, err := c.k.Kubectl("get", "deployments", "--namespace", c.ns, "--output", "name")
+	want := "deployment.apps/web\n"
 	if version == "" {
 		want = ""
 	}
 	if err != nil || got != want {
 		c.t.Errorf("deployments: %q, %v; want %q", got, err, want)
 	}
+	if version == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
+	defer cancel()
+	if err := c.k.AwaitServed(ctx, c.ns, "web", testenv.Served{Image: "example.test/web", Version: version, Updated: 1, Ready: 1}); err != nil {
+		c.t.Errorf("release %s does not serve: %v", version, err)
+	}
 }
 
 // recorded waits until the revision is recorded in status.
 func (c *chartRelease) recorded(revision int, status string) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
 	defer cancel()
 	err := c.k.Await(ctx, "/api/v1/namespaces/"+c.ns+"/secrets", fmt.Sprintf("sh.helm.release.v1.app.v%d", revision), func(o []byte) bool {
 		return bytes.Contains(o, []byte(`"status":"`+status+`"`))
@@ -127,6 +134,7 @@ func (c *chartRelease) recorded(revision int, status string) {
 const (
 	never = testenv.FailAnnotation + ": " + testenv.FailUnready
 	late  = testenv.StartAfterAnnotation + ": 5s"
+	later = testenv.StartAfterAnnotation + ": 20s" // than a kill that is under way
 )
 
 // TestHelmKilledThenRecovered kills wrktalk-deploy, and only it, at several
@@ -134,8 +142,8 @@ const (
 func TestHelmKilledThenRecovered(t *testing.T) {
 	for name, c := range map[string]struct {
 		first   bool
+		before  string // annotation of the pods of the release before
 		with    string // annotation of the new pods
-		timeout time.Duration
 		moment  func(c *chartRelease, p *process)
 		state   string // left by the kill, "" for not looked at
 		want    string // served in the end
@@ -159,14 +167,23 @@ func TestHelmKilledThenRecovered(t *testing.T) {
 			state:  "1 deployed, 2 pending-upgrade", want: "1.0.0", touched: true,
 		},
 		"restoring": {
-			timeout: 5 * time.Second,
-			moment:  func(_ *chartRelease, p *process) { p.until(task.PhaseRestoring); p.until(task.PhaseWaiting) },
-			state:   "1 deployed, 2 failed, 3 pending-rollback", want: "1.0.0", touched: true,
+			before: later,
+			moment: func(_ *chartRelease, p *process) {
+				p.until(task.PhaseWaiting)
+				p.signal(syscall.SIGTERM)
+				p.until(task.PhaseRestoring)
+				p.until(task.PhaseWaiting)
+			},
+			state: "1 deployed, 2 failed, 3 pending-rollback", want: "1.0.0", touched: true,
 		},
 		"done": {
-			with:   "a: b",
-			moment: func(c *chartRelease, p *process) { p.until(task.PhaseApplying); c.recorded(2, "deployed") },
-			state:  "1 superseded, 2 deployed", want: "2.0.0", success: true, touched: true,
+			with: "a: b",
+			moment: func(c *chartRelease, p *process) {
+				p.until(task.PhaseApplying)
+				p.signal(syscall.SIGSTOP) // its child goes on; it would say that it is done
+				c.recorded(2, "deployed")
+			},
+			state: "1 superseded, 2 deployed", want: "2.0.0", success: true, touched: true,
 		},
 		"first installation": {
 			first:  true,
@@ -177,21 +194,14 @@ func TestHelmKilledThenRecovered(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newChartRelease(t)
-			one := r.release("1.0.0", late)
+			one := r.release("1.0.0", cmp.Or(c.before, late))
 			var prev *deployment.Release
 			if !c.first {
 				r.up(one)
 				prev = one
 			}
-			if c.with == "" {
-				c.with = never
-			}
-			two := r.release("2.0.0", c.with)
-			job := r.job(deployment.ActionDeploy, two, prev)
-			if c.timeout > 0 {
-				job.Timeout = c.timeout
-			}
-			killed := start(t, job)
+			two := r.release("2.0.0", cmp.Or(c.with, never))
+			killed := start(t, r.job(deployment.ActionDeploy, two, prev))
 			c.moment(r, killed)
 			if err := killed.cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
@@ -202,8 +212,7 @@ func TestHelmKilledThenRecovered(t *testing.T) {
 			if got := r.statuses(); c.state != "" && got != c.state {
 				t.Errorf("the kill left %s, not %s", got, c.state)
 			}
-			job = r.job(deployment.ActionRecover, two, prev)
-			res, code := start(t, job).end()
+			res, code := start(t, r.job(deployment.ActionRecover, two, prev)).end()
 			if code != 0 || res == nil || res.Succeeded != c.success || res.Serving != c.want || res.Touched != c.touched {
 				t.Fatalf("exit code %d, %+v", code, res)
 			}
@@ -245,9 +254,7 @@ func TestHelmTerminated(t *testing.T) {
 	r.up(one)
 	ended := start(t, r.job(deployment.ActionDeploy, r.release("2.0.0", never), one))
 	ended.until(task.PhaseWaiting)
-	if err := ended.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	ended.signal(syscall.SIGTERM)
 	res, code := ended.end()
 	if code != 0 || res == nil || res.Succeeded || !res.Restored || res.Serving != "1.0.0" || !strings.Contains(res.Error, "interrupted") {
 		t.Fatalf("exit code %d, %+v", code, res)
@@ -267,9 +274,8 @@ func TestHelmEndOfInput(t *testing.T) {
 	if res, code := dying.end(); res != nil || code != exitFailed {
 		t.Errorf("exit code %d, %+v", code, res)
 	}
-	ended := []unix.PollFd{{Fd: int32(child), Events: unix.POLLIN}}
-	if n, err := unix.Poll(ended, 30_000); n != 1 || err != nil {
-		t.Errorf("the child lives on: %d, %v", n, err)
+	if err := testenv.AwaitReadable(child, limit); err != nil {
+		t.Errorf("the child lives on: %v", err)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
@@ -64,7 +63,7 @@ func TestKilledThenRecovered(t *testing.T) {
 				t.Fatalf("a killed process reported %+v", *res)
 			}
 			job := p.job(deployment.ActionRecover, two, one)
-			job.Timeout = 2 * time.Second // it will never be healthy
+			job.Timeout = brief // it will never be healthy
 			res, code := start(t, job).end()
 			if code != 0 || res == nil || res.Succeeded || !res.Restored || res.Serving != "1.0" || !strings.Contains(res.Error, "the deployment process died") {
 				t.Fatalf("exit code %d, %+v", code, res)
@@ -83,7 +82,7 @@ func TestKilledWhileContainersAreReplaced(t *testing.T) {
 			one, two := p.release("1.0", "serve"), p.release("2.0", "sick")
 			p.up(one)
 			one.PayloadDir = ""
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
 			api, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
 			if err != nil {
@@ -104,7 +103,7 @@ func TestKilledWhileContainersAreReplaced(t *testing.T) {
 			}
 			killed.end()
 			job := p.job(deployment.ActionRecover, two, one)
-			job.Timeout = 2 * time.Second
+			job.Timeout = brief
 			res, code := start(t, job).end()
 			if code != 0 || res == nil || !res.Restored {
 				t.Fatalf("exit code %d, %+v", code, res)

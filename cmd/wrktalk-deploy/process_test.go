@@ -22,6 +22,12 @@ import (
 	"github.com/wrktalk/wrktalk-agent/runner/deployment"
 )
 
+// limit is how long anything may take before it is taken never to end.
+const limit = 5 * time.Minute
+
+// brief is a limit that must be reached for real; it holds what comes before.
+const brief = 15 * time.Second
+
 // image is the test application, made once for all tests.
 var image = sync.OnceValues(func() (string, error) {
 	ref := fmt.Sprintf("wrktalk-test-deploy-%d:1", os.Getpid())
@@ -67,7 +73,7 @@ func start(t *testing.T, job any, args ...string) *process {
 		"COMPOSE_PROJECT_NAME=other", "COMPOSE_FILE=/none.yaml")
 	p.cmd.ExtraFiles = []*os.File{write}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
-	p.cmd.WaitDelay = 10 * time.Second
+	p.cmd.WaitDelay = limit
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +125,13 @@ func (p *process) until(phase task.Phase) task.Event {
 	}
 	p.t.Fatalf("ended before %s", phase)
 	return task.Event{}
+}
+
+func (p *process) signal(sig os.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func (p *process) reply(r deployment.Reply) {
@@ -192,7 +205,7 @@ services:
 func (p *project) job(action deployment.Action, rel, prev *deployment.Release) deployment.Job {
 	return deployment.Job{
 		Schema: deployment.Schema, Action: action, TaskID: "t-" + task.ID(rel.Version), Kind: task.KindDeploy, Token: "now",
-		Release: *rel, Previous: prev, Timeout: time.Minute, RestoreTimeout: time.Minute,
+		Release: *rel, Previous: prev, Timeout: limit, RestoreTimeout: limit,
 		Compose: &deployment.Compose{Project: p.name, WorkingDir: p.workdir, Keep: 1, Settle: time.Second},
 	}
 }

@@ -102,6 +102,69 @@ func TestParseStatus(t *testing.T) {
 	}
 }
 
+// A report needs no time while the supervisor's pipe has room, and gives up when
+// there is none.
+func TestReportNeedsRoomNotTime(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	l := &Line{pipe: r, status: w} // only not nil: supervised
+	told := 0
+	for ; err == nil && told < 100_000; told++ {
+		err = l.write(Status{Reason: strings.Repeat("z", 100)}, -time.Second)
+	}
+	told-- // the last one found no room
+	if !errors.Is(err, os.ErrDeadlineExceeded) || told < 100 {
+		t.Fatalf("%d reports, then %v", told, err)
+	}
+	lines := bufio.NewScanner(r)
+	for range told {
+		if !lines.Scan() {
+			t.Fatal(lines.Err())
+		}
+		if s, _, err := ParseStatus(lines.Bytes()); err != nil || len(s.Reason) != 100 {
+			t.Fatalf("read %q, %v", lines.Bytes(), err)
+		}
+	}
+	// With room again, what was not delivered is.
+	l.last = "again"
+	l.Ready("again")
+	l.Measure(meter.Sample{Measure: meter.PhaseEnded})
+	w.Close()
+	expect(t, lines, `{"ready":false,"reason":"again"}`)
+	if !lines.Scan() {
+		t.Error("no sample came")
+	}
+	if lines.Scan() {
+		t.Errorf("more came: %s", lines.Bytes())
+	}
+}
+
+// A line longer than a pipe takes whole waits for its rest only.
+func TestLongReportIsReadWhole(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	l := &Line{pipe: r, status: w}
+	long := Status{Reason: strings.Repeat("y", 1<<20)}
+	written := make(chan error, 1)
+	go func() { written <- l.write(long, time.Hour) }()
+	lines := bufio.NewReader(r)
+	text, err := lines.ReadString('\n')
+	if err != nil || !strings.Contains(text, long.Reason) {
+		t.Errorf("read %d bytes, %v", len(text), err)
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+}
+
 // supervised starts a component as the supervisor does.
 func supervised(t *testing.T, args ...string) (cmd *exec.Cmd, line *os.File, status, stdout *bufio.Scanner) {
 	t.Helper()

@@ -162,19 +162,50 @@ func (l *Line) Measure(s meter.Sample) {
 }
 
 // write writes one line, which a pipe takes whole or not at all as long as it
-// is shorter than 4 KiB.
+// is shorter than 4 KiB. Patience is for a pipe that is full: one with room takes
+// the line however slow this process is.
 func (l *Line) write(v any, patience time.Duration) error {
 	line, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode status: %w", err)
 	}
-	if err := l.status.SetWriteDeadline(time.Now().Add(patience)); err != nil {
-		return fmt.Errorf("report status: %w", err)
+	line = append(line, '\n')
+	n, err := l.tryWrite(line)
+	if err == nil && n < len(line) {
+		if err = l.status.SetWriteDeadline(time.Now().Add(patience)); err == nil {
+			_, err = l.status.Write(line[n:])
+		}
 	}
-	if _, err := l.status.Write(append(line, '\n')); err != nil {
+	if err != nil {
 		return fmt.Errorf("report status: %w", err)
 	}
 	return nil
+}
+
+// tryWrite writes what the pipe has room for, and waits for nothing.
+func (l *Line) tryWrite(line []byte) (n int, err error) {
+	if err := l.status.SetWriteDeadline(time.Time{}); err != nil {
+		return 0, err // with one that has passed, nothing would be tried
+	}
+	raw, err := l.status.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	err = raw.Write(func(fd uintptr) bool {
+		n, failed = unix.Write(int(fd), line)
+		return true
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case failed == nil:
+		return n, nil
+	case errors.Is(failed, unix.EAGAIN), errors.Is(failed, unix.EINTR):
+		return 0, nil
+	default:
+		return 0, failed
+	}
 }
 
 // Close lets go of the lifeline: afterwards Gone is never closed and Ready

@@ -108,7 +108,7 @@ func (l *Timeline) serve() {
 		select {
 		case <-l.wake:
 		case <-l.quit:
-			_ = l.flush() // the last try; the original is on disk
+			l.lastFlush()
 			return
 		}
 		for n := 0; l.flush() != nil; n++ {
@@ -120,10 +120,20 @@ func (l *Timeline) serve() {
 			timer.Stop()
 			select {
 			case <-l.quit:
-				_ = l.flush()
+				l.lastFlush()
 				return
 			default:
 			}
+		}
+	}
+}
+
+// lastFlush writes what still waits. Connections of old may be dead without
+// knowing it; each try uses one of them up. What is lost is on disk.
+func (l *Timeline) lastFlush() {
+	for range confirmAttempts {
+		if l.flush() == nil || l.ctx.Err() != nil {
+			return
 		}
 	}
 }

@@ -130,7 +130,7 @@ func NewHAProxy(t testing.TB, opts HAProxyOptions) *HAProxy {
 
 // Command sends one line to the runtime API and returns the answer.
 func (h *HAProxy) Command(line string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", h.Socket)
@@ -171,8 +171,9 @@ func (h *HAProxy) Reload() error {
 	}
 	var asked time.Time
 	return h.await("reload HAProxy", func() error {
-		// A master that is still busy with the last reload loses the signal.
-		if time.Since(asked) > time.Second {
+		// A master that is still busy with the last reload loses the signal. One
+		// that is only slow must not be asked again: it would reload once more later.
+		if time.Since(asked) > 10*time.Second {
 			if err := h.signal(syscall.SIGUSR2); err != nil {
 				return err
 			}

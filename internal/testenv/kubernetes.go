@@ -71,7 +71,7 @@ type Kubernetes struct {
 }
 
 // kubernetesStart bounds the start of a control plane, without its build.
-const kubernetesStart = 2 * time.Minute
+const kubernetesStart = 10 * time.Minute
 
 // StartKubernetes builds a control plane where that was never done, which
 // takes minutes, and starts it on a loopback port. The caller calls Stop. The

@@ -27,7 +27,7 @@ func (e *KubernetesError) Error() string {
 }
 
 // requestTimeout bounds one request of Do.
-const requestTimeout = time.Minute
+const requestTimeout = 5 * time.Minute
 
 // Do sends a request as cluster-admin and returns the reply: method and path
 // of the REST API, with a body in JSON or "". A PATCH is a merge patch. The
@@ -165,6 +165,68 @@ func HasCondition(kind string) func([]byte) bool {
 		}
 		return false
 	}
+}
+
+// Served is what tests look at in a Deployment: its template's image and
+// annotation "version", and how many of its pods are of that template and ready.
+type Served struct {
+	Image   string
+	Version string
+	Updated int
+	Ready   int
+}
+
+// podTemplate is the part of a pod, or of the template for it, that Served shows.
+type podTemplate struct {
+	Metadata struct{ Annotations map[string]string }
+	Spec     struct{ Containers []struct{ Image string } }
+}
+
+func (p podTemplate) served() Served {
+	s := Served{Version: p.Metadata.Annotations["version"]}
+	if len(p.Spec.Containers) > 0 {
+		s.Image = p.Spec.Containers[0].Image
+	}
+	return s
+}
+
+// AwaitServed waits until the Deployment called name is exactly as wanted. Its
+// status follows its pods with a delay, so it is waited for. The pods are not:
+// as many as wanted must be ready at once. They carry the label app=name.
+func (k *Kubernetes) AwaitServed(ctx context.Context, namespace, name string, want Served) error {
+	out, err := k.Do(http.MethodGet, "/api/v1/namespaces/"+namespace+"/pods?labelSelector=app%3D"+name, "")
+	if err != nil {
+		return err
+	}
+	var pods struct{ Items []json.RawMessage }
+	if err := json.Unmarshal(out, &pods); err != nil {
+		return fmt.Errorf("read the pods of %s: %w", name, err)
+	}
+	ready := 0
+	for _, item := range pods.Items {
+		var p podTemplate
+		if err := json.Unmarshal(item, &p); err != nil {
+			return fmt.Errorf("read a pod of %s: %w", name, err)
+		}
+		if s := p.served(); s.Image == want.Image && s.Version == want.Version && HasCondition("Ready")(item) {
+			ready++
+		}
+	}
+	if ready < want.Ready {
+		return fmt.Errorf("%d pods of deployment %s are ready and as wanted (%+v): %s", ready, name, want, out)
+	}
+	return k.Await(ctx, "/apis/apps/v1/namespaces/"+namespace+"/deployments", name, func(o []byte) bool {
+		var d struct {
+			Spec   struct{ Template podTemplate }
+			Status struct{ UpdatedReplicas, ReadyReplicas int }
+		}
+		if o == nil || json.Unmarshal(o, &d) != nil {
+			return false
+		}
+		got := d.Spec.Template.served()
+		got.Updated, got.Ready = d.Status.UpdatedReplicas, d.Status.ReadyReplicas
+		return got == want
+	})
 }
 
 // CreateNamespace creates a namespace and waits until pods can be created in

@@ -71,7 +71,9 @@ func (c *kubeChild) kill() {
 const etcdURL = "unix://etcd.sock"
 
 func (k *Kubernetes) startEtcd() error {
+	// It is alone: no election may come of a beat that a busy machine delays.
 	return k.start("etcd", "--name=test", "--data-dir=etcd", "--unsafe-no-fsync", "--log-level=warn",
+		"--heartbeat-interval=1000", "--election-timeout=10000",
 		"--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
 		"--listen-peer-urls=unix://peer.sock", "--initial-advertise-peer-urls=unix://peer.sock",
 		"--initial-cluster=test=unix://peer.sock")
@@ -122,7 +124,7 @@ func (k *Kubernetes) startKwok() error {
 func (k *Kubernetes) startNodes(ctx context.Context, n int) error {
 	for i := range n {
 		name := "node-" + strconv.Itoa(i+1)
-		node := `{"apiVersion":"v1","kind":"Node","metadata":{"name":"` + name + `","labels":{"kubernetes.io/hostname":"` + name + `"}}}`
+		node := `{"apiVersion":"v1","kind":"Node","metadata":{"name":"` + name + `","labels":{"kubernetes.io/os":"linux","kubernetes.io/arch":"amd64","kubernetes.io/hostname":"` + name + `"}}}`
 		if _, err := k.Do("POST", "/api/v1/nodes", node); err != nil {
 			return err
 		}

@@ -66,7 +66,7 @@ func (p pod) String() string {
 
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -286,14 +286,14 @@ func TestHelmWaitsForReal(t *testing.T) {
 		t.Helper()
 		return k.Helm(append(args, "--namespace", ns)...)
 	}
-	if out, err := helm("upgrade", "--install", "tiny", chart, "--wait", "--timeout", "60s"); err != nil {
+	if out, err := helm("upgrade", "--install", "tiny", chart, "--wait", "--timeout", "10m"); err != nil {
 		t.Fatalf("install: %v: %s", err, out)
 	}
 	// A short timeout only makes the failure come sooner: these pods never get ready.
 	if out, err := helm("upgrade", "tiny", chart, "--wait", "--timeout", "5s", "--set", "fail=crash"); err == nil {
 		t.Fatalf("upgrade to pods that crash: no error: %s", out)
 	}
-	if out, err := helm("rollback", "tiny", "1", "--wait", "--timeout", "60s"); err != nil {
+	if out, err := helm("rollback", "tiny", "1", "--wait", "--timeout", "10m"); err != nil {
 		t.Fatalf("rollback: %v: %s", err, out)
 	}
 	out, err := helm("history", "tiny", "--output", "json")
@@ -346,8 +346,7 @@ func TestKubernetesDiesWithItsOwner(t *testing.T) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
 	for _, part := range parts {
-		ended := []unix.PollFd{{Fd: int32(part.Fd()), Events: unix.POLLIN}}
-		if n, err := unix.Poll(ended, int(time.Minute.Milliseconds())); n != 1 {
+		if err := testenv.AwaitReadable(int(part.Fd()), 2*time.Minute); err != nil {
 			t.Fatalf("process %s outlives its owner: %v", part.Name(), err)
 		}
 	}

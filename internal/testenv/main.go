@@ -1,9 +1,14 @@
 package testenv
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var exit struct {
@@ -36,6 +41,24 @@ func Main(m *testing.M) {
 		funcs[i]()
 	}
 	os.Exit(code)
+}
+
+// AwaitReadable waits until a descriptor can be read from: one of a process, by
+// pidfd_open, when that has ended.
+func AwaitReadable(fd int, limit time.Duration) error {
+	for end := time.Now().Add(limit); ; {
+		left := time.Until(end)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(left.Milliseconds())))
+		switch {
+		case errors.Is(err, unix.EINTR): // the runtime's own signals do that
+		case err != nil:
+			return err
+		case n == 1:
+			return nil
+		case left <= 0:
+			return fmt.Errorf("not readable after %s", limit)
+		}
+	}
 }
 
 // Missing ends a test whose server is not installed here: skipped on a laptop,

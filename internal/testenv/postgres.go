@@ -110,7 +110,7 @@ func (p *Postgres) halt() {
 		select {
 		case <-p.exited:
 			return
-		case <-time.After(15 * time.Second):
+		case <-time.After(time.Minute):
 		}
 	}
 	<-p.exited
@@ -314,9 +314,9 @@ func (p *Postgres) awaitReady(log io.ReadCloser) error {
 		}
 		<-p.exited
 		return fmt.Errorf("start PostgreSQL: it ended at once and said: %s", strings.Join(said, "; "))
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		p.halt()
-		return errors.New("start PostgreSQL: not ready within a minute")
+		return errors.New("start PostgreSQL: not ready within five minutes")
 	}
 }
 

@@ -63,16 +63,8 @@ func TestServerDiesWithItsOwner(t *testing.T) {
 	}
 	defer unix.Close(server)
 	// A pidfd becomes readable when its process has ended.
-	fds := []unix.PollFd{{Fd: int32(server), Events: unix.POLLIN}}
-	for {
-		n, err := unix.Poll(fds, int((2 * time.Minute).Milliseconds()))
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil || n == 0 {
-			t.Fatalf("the server outlived its owner: %v", err)
-		}
-		break
+	if err := AwaitReadable(server, 2*time.Minute); err != nil {
+		t.Fatalf("the server outlived its owner: %v", err)
 	}
 	next, err := newOwnedDir("wrktalk-postgres-")
 	if err != nil {

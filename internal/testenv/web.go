@@ -19,7 +19,7 @@ import (
 var errNoWebServer = errors.New("no such web server on this machine")
 
 // webPatience bounds how long a web server may take to start, reload or stop.
-const webPatience = 20 * time.Second
+const webPatience = 2 * time.Minute
 
 // webServer is a server in the foreground, a child of this process that ends
 // with it.
@@ -147,7 +147,7 @@ func freeAddress() (string, error) {
 func dialable(network, address string) func() error {
 	return func() error {
 		var d net.Dialer
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		c, err := d.DialContext(ctx, network, address)
 		if err != nil {

@@ -54,7 +54,7 @@ func NewLoad(t testing.TB, url string, clients int) *Load {
 func (l *Load) run(ctx context.Context, c *loadClient, keep bool) {
 	transport := &http.Transport{DisableKeepAlives: !keep}
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: 30 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: 2 * time.Minute}
 	for ctx.Err() == nil {
 		l.mu.Lock()
 		c.started++

@@ -67,6 +67,10 @@ type Job struct {
 	// names none. It may be the same artifact as Release.
 	Previous *Release `json:"previous,omitempty"`
 
+	// Again tells that an earlier attempt may have left the release half-way, so
+	// that a server which does not answer yet is waited for.
+	Again bool `json:"again,omitempty"`
+
 	Timeout        time.Duration `json:"timeout"`         // of bringing Release up, pull included
 	RestoreTimeout time.Duration `json:"restore_timeout"` // of bringing Previous back
 

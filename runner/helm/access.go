@@ -54,8 +54,9 @@ func (r rights) needFor(list kube.ResourceList, verbs ...string) {
 }
 
 // rightsFor returns what Helm needs to bring up what r holds over the objects of
-// current, and to undo it. newNamespace says that it must be created.
-func rightsFor(r *rendered, current kube.ResourceList, namespace string, newNamespace bool) rights {
+// current, and to undo it. newNamespace says that it must be created, crds that an
+// installation has to bring the chart's own kinds.
+func rightsFor(r *rendered, current kube.ResourceList, namespace string, newNamespace, crds bool) rights {
 	need := rights{}
 	need.need("", "secrets", namespace, "get", "list", "create", "update", "delete") // the records
 	need.needFor(r.targets, "get", "create", "patch", "delete")
@@ -69,8 +70,10 @@ func rightsFor(r *rendered, current kube.ResourceList, namespace string, newName
 	if newNamespace {
 		need.need("", "namespaces", "", "create")
 	}
-	for _, d := range r.own {
+	if crds {
 		need.need("apiextensions.k8s.io", "customresourcedefinitions", "", "get", "create")
+	}
+	for _, d := range r.own {
 		ns := namespace
 		if d.scope == "Cluster" {
 			ns = ""

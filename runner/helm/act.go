@@ -18,6 +18,7 @@ import (
 	"helm.sh/helm/v3/pkg/release"
 	"helm.sh/helm/v3/pkg/storage/driver"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/resource"
 
@@ -92,22 +93,32 @@ func (op *operation) upgrade(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	current := op.currentResources(past)
+	current, err := op.currentResources(past)
+	if err != nil {
+		return err
+	}
 	newNamespace, err := op.cluster.namespaceMissing(ctx)
 	if err != nil {
 		return err
 	}
-	options := chartutil.ReleaseOptions{Name: h.Release, Namespace: h.Namespace, Revision: 1, IsInstall: true}
-	if last := past.last(); last != nil {
-		options.Revision, options.IsInstall, options.IsUpgrade = last.Version+1, false, true
+	install := past.installs()
+	options := chartutil.ReleaseOptions{Name: h.Release, Namespace: h.Namespace, Revision: 1, IsInstall: install, IsUpgrade: !install}
+	if last := past.last(); last != nil && !past.neverServed() {
+		options.Revision = last.Version + 1
 	}
 	r, err := op.cluster.render(ch, values, options)
 	if err != nil {
 		return err
 	}
 	op.line.confide(secretsOfRelease(r.release))
-	if err := op.cluster.build(op.client, r, true); err != nil {
+	if err := op.cluster.build(op.client, r, true, install); err != nil {
 		return err
+	}
+	missing := false
+	if install {
+		if missing, err = op.cluster.crdsMissing(r); err != nil {
+			return err
+		}
 	}
 	labels := releaseLabels(job.Release)
 	maps.Copy(labels, taskLabels(job, op.order.Action))
@@ -115,7 +126,7 @@ func (op *operation) upgrade(ctx context.Context) error {
 	if err := checkRecord(r.release); err != nil {
 		return err
 	}
-	if err := op.cluster.checkRights(ctx, rightsFor(r, current, h.Namespace, newNamespace)); err != nil {
+	if err := op.cluster.checkRights(ctx, rightsFor(r, current, h.Namespace, newNamespace, missing)); err != nil {
 		return err
 	}
 	if err := checkOwners(r, current); err != nil {
@@ -130,7 +141,7 @@ func (op *operation) upgrade(ctx context.Context) error {
 	}
 	leave := op.line.ask()
 	op.client.say(task.PhaseApplying, fmt.Sprintf("applying chart %s-%s", ch.Name(), ch.Metadata.Version))
-	rel, err := op.apply(ch, values, labels, leave.Install, newNamespace)
+	rel, err := op.apply(ch, values, labels, leave.Install, newNamespace, missing)
 	if err != nil {
 		return err
 	}
@@ -139,14 +150,15 @@ func (op *operation) upgrade(ctx context.Context) error {
 }
 
 // apply is the part of an upgrade that changes the cluster.
-func (op *operation) apply(ch *chart.Chart, values map[string]any, labels map[string]string, install, newNamespace bool) (*release.Release, error) {
+func (op *operation) apply(ch *chart.Chart, values map[string]any, labels map[string]string, install, newNamespace, crds bool) (*release.Release, error) {
 	job, cfg := op.order.Job, op.configuration(labels)
 	timeout := time.Until(op.order.Until)
 	if install {
 		i := action.NewInstall(cfg)
 		i.ReleaseName, i.Namespace = job.Helm.Release, job.Helm.Namespace
 		i.CreateNamespace = newNamespace
-		i.Replace = true // after `helm uninstall --keep-history`
+		i.SkipCRDs = !crds // all are there; it may not even be allowed to look
+		i.Replace = true   // after `helm uninstall --keep-history`
 		i.Wait, i.Timeout = true, timeout
 		i.Description = "Install complete: release " + job.Release.Version
 		return i.Run(ch, values)
@@ -168,30 +180,34 @@ func (op *operation) notes(rel *release.Release) {
 }
 
 // currentResources returns the objects of the revision that serves.
-func (op *operation) currentResources(past history) kube.ResourceList {
+func (op *operation) currentResources(past history) (kube.ResourceList, error) {
 	rel := past.serving()
 	if rel == nil {
 		rel = past.last()
 	}
 	if rel == nil {
-		return nil
+		return nil, nil
 	}
 	return op.resourcesOf(rel)
 }
 
 // resourcesOf returns the objects of a revision. Kinds that are gone from the API
-// are left out: nothing can be done to them.
-func (op *operation) resourcesOf(rel *release.Release) kube.ResourceList {
+// are left out: nothing can be done to them. An API that merely does not answer
+// is an error: what is left out may be deleted.
+func (op *operation) resourcesOf(rel *release.Release) (kube.ResourceList, error) {
 	var list kube.ResourceList
 	for _, doc := range sortedDocs(rel.Manifest) {
 		found, err := op.client.Build(bytes.NewBufferString(doc), false)
-		if err != nil {
+		if unknownKind(err) {
 			op.cluster.log("an object of revision %d is passed over: %v", rel.Version, err)
 			continue
 		}
+		if err != nil {
+			return nil, fmt.Errorf("look for the objects of revision %d: %s", rel.Version, oneLine(err.Error()))
+		}
 		list = append(list, found...)
 	}
-	return list
+	return list, nil
 }
 
 // cleanse undoes in the objects what revisions that never came up added to the
@@ -212,11 +228,18 @@ func (op *operation) cleanse(spare int) error {
 	failed = failed[:max(0, len(failed)-spare)]
 	for _, rel := range slices.Backward(failed) {
 		op.cluster.log("undoing what revision %d left, which never came up", rel.Version)
-		target := op.resourcesOf(serving)
+		target, err := op.resourcesOf(serving)
+		if err != nil {
+			return err
+		}
+		left, err := op.resourcesOf(rel)
+		if err != nil {
+			return err
+		}
 		if err := target.Visit(own(rel)); err != nil {
 			return err
 		}
-		if _, err := op.client.Update(op.resourcesOf(rel), target, false); err != nil {
+		if _, err := op.client.Update(left, target, false); err != nil {
 			return fmt.Errorf("undo what revision %d left: %w", rel.Version, err)
 		}
 	}
@@ -236,12 +259,15 @@ func (op *operation) rollback(ctx context.Context) error {
 		if target == nil {
 			return fmt.Errorf("revision %d of release %s is gone", op.order.Revision, h.Release)
 		}
-		current := op.currentResources(past)
-		r := &rendered{release: target}
-		if err := op.cluster.build(op.client, r, false); err != nil {
+		current, err := op.currentResources(past)
+		if err != nil {
 			return err
 		}
-		if err := op.cluster.checkRights(ctx, rightsFor(r, current, h.Namespace, false)); err != nil {
+		r := &rendered{release: target}
+		if err := op.cluster.build(op.client, r, false, false); err != nil {
+			return err
+		}
+		if err := op.cluster.checkRights(ctx, rightsFor(r, current, h.Namespace, false, false)); err != nil {
 			return err
 		}
 		op.line.ask()
@@ -253,7 +279,9 @@ func (op *operation) rollback(ctx context.Context) error {
 	b := action.NewRollback(op.configuration(labels))
 	b.Version = op.order.Revision
 	b.Wait, b.Timeout = true, time.Until(op.order.Until)
-	b.MaxHistory = h.HistoryMax
+	if op.order.Action != actionRestore { // which may have to be tried again, to the same revision
+		b.MaxHistory = h.HistoryMax
+	}
 	return b.Run(h.Release)
 }
 
@@ -325,6 +353,16 @@ func kept(info *resource.Info) bool {
 	return err == nil && notes[kube.ResourcePolicyAnno] == kube.KeepPolicy
 }
 
+// madeBy reports whether hook h made the object: it may have failed because
+// somebody else's was there. The two clocks need not agree to the second.
+func madeBy(info *resource.Info, h *release.Hook) bool {
+	if info.Get() != nil {
+		return false // gone, or not ours to see
+	}
+	made, err := meta.Accessor(info.Object)
+	return err == nil && made.GetCreationTimestamp().After(h.LastRun.StartedAt.Time.Add(-time.Minute))
+}
+
 // deleteHooks deletes what the hooks of rel made. Helm leaves it: it serves to
 // look into a failure, which has been explained by now.
 func (op *operation) deleteHooks(rel *release.Release) error {
@@ -338,7 +376,7 @@ func (op *operation) deleteHooks(rel *release.Release) error {
 			return fmt.Errorf("remove hook %s: %s", h.Path, oneLine(err.Error()))
 		}
 		for _, info := range list {
-			if kept(info) {
+			if kept(info) || !madeBy(info, h) {
 				continue
 			}
 			_, err := resource.NewHelper(info.Client, info.Mapping).DeleteWithOptions(info.Namespace, info.Name, &metav1.DeleteOptions{PropagationPolicy: &policy})

@@ -115,7 +115,7 @@ func (r *run) hear(w word, end *ending) {
 		end.touched = true
 	case w.Created != 0:
 		end.touched, end.created = true, w.Created
-	case w.Cause != nil:
+	case w.Cause != nil && end.cause == nil: // what follows a failure is not its cause
 		end.cause = w.Cause
 	}
 }

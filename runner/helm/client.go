@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"helm.sh/helm/v3/pkg/kube"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
@@ -72,7 +73,31 @@ func (k *client) WaitWithJobs(list kube.ResourceList, timeout time.Duration) err
 }
 
 func (k *client) WaitForDelete(list kube.ResourceList, timeout time.Duration) error {
-	return k.Client.WaitForDelete(list, k.left(timeout))
+	var names []string
+	for _, info := range list {
+		if info.Get() == nil {
+			names = append(names, describe(info))
+		}
+	}
+	if len(names) > 0 {
+		k.say(task.PhaseApplying, task.SafeText("waiting until "+strings.Join(names, ", ")+" is gone", maxQuote))
+	}
+	err := k.Client.WaitForDelete(list, k.left(timeout))
+	if err == nil {
+		return nil
+	}
+	for _, info := range list {
+		if info.Get() != nil {
+			continue
+		}
+		why := describe(info) + " was deleted and is not gone"
+		if o, err := meta.Accessor(info.Object); err == nil && len(o.GetFinalizers()) > 0 {
+			why += ": it waits for " + strings.Join(o.GetFinalizers(), ", ")
+		}
+		k.failed(&cause{Sentence: why})
+		break
+	}
+	return err
 }
 
 // WatchUntilReady waits for a hook.

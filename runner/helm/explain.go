@@ -13,6 +13,7 @@ import (
 
 	"helm.sh/helm/v3/pkg/release"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 
@@ -37,10 +38,10 @@ type cause struct {
 // to be wrong.
 func (c *cluster) explainRelease(ctx context.Context, rel *release.Release) *cause {
 	for _, h := range rel.Hooks {
-		if h.LastRun.Phase != release.HookPhaseRunning || h.Kind != "Job" && h.Kind != "Pod" {
+		o := object{h.Kind, namespaceOf(h.Manifest, rel.Namespace), h.Name}
+		if h.LastRun.Phase != release.HookPhaseRunning || !c.hookRuns(ctx, o) {
 			continue
 		}
-		o := object{h.Kind, rel.Namespace, h.Name}
 		why := c.explainPods(ctx, o)
 		if why == nil {
 			why = &cause{Sentence: "nothing is known about its pods"}
@@ -49,6 +50,20 @@ func (c *cluster) explainRelease(ctx context.Context, rel *release.Release) *cau
 		return why
 	}
 	return c.explain(ctx, objectsOf(rel.Manifest, rel.Namespace))
+}
+
+// hookRuns reports whether a hook has not come to its end. The record says so of
+// every one since it was written last, also of those that were done by then.
+func (c *cluster) hookRuns(ctx context.Context, o object) bool {
+	switch o.kind {
+	case "Job":
+		j, err := c.client.BatchV1().Jobs(o.namespace).Get(ctx, o.name, metav1.GetOptions{})
+		return err == nil && j.Status.CompletionTime == nil || apierrors.IsForbidden(err)
+	case "Pod":
+		p, err := c.client.CoreV1().Pods(o.namespace).Get(ctx, o.name, metav1.GetOptions{})
+		return err == nil && p.Status.Phase != corev1.PodSucceeded || apierrors.IsForbidden(err)
+	}
+	return false
 }
 
 // explain finds what of objects is to blame, and what it said last; nil when
@@ -173,7 +188,9 @@ func (c *cluster) worstOf(ctx context.Context, pods []corev1.Pod) *trouble {
 	}
 	worst.sentence = fmt.Sprintf("pod %q %s", worst.pod, worst.sentence)
 	if worst.rank < rankCrash {
-		if w := c.warning(ctx, worst.namespace, "Pod", worst.pod); w != "" && !strings.Contains(worst.sentence, w) {
+		w := c.warning(ctx, worst.namespace, "Pod", worst.pod)
+		_, text, _ := strings.Cut(w, ": ") // the scheduler says the same twice
+		if w != "" && (text == "" || !strings.Contains(worst.sentence, text)) {
 			worst.sentence += ": " + task.SafeText(w, maxQuote)
 		}
 	}

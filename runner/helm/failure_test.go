@@ -26,7 +26,7 @@ func TestFailingPodsAreNamed(t *testing.T) {
 			b.up(one, nil)
 			two := b.release("2.0.0", files("2.0.0", nil), failing(how))
 			res := b.expire(b.job(two, one), notReady, c.pods)
-			failsWith(t, res, "release 2.0.0 was not up after 1m0s", `deployment "web" is 0/1 ready: pod "web-`, c.want)
+			failsWith(t, res, "release 2.0.0 "+notUp, `deployment "web" is 0/1 ready: pod "web-`, c.want)
 			if !res.Restored || !res.Touched || res.Serving != "1.0.0" || res.HelmRevision != 3 ||
 				!strings.Contains(res.Message, "release 1.0.0 was restored and serves as revision 3") {
 				t.Errorf("%+v", res)
@@ -42,23 +42,29 @@ func TestFailingPodsAreNamed(t *testing.T) {
 	}
 }
 
+// quota limits the pods of the namespace, and waits until that is in force.
+func (b *bench) quota(name string, pods int) {
+	b.t.Helper()
+	if err := b.k.Apply(b.ns, fmt.Sprintf(`{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":%q},"spec":{"hard":{"pods":"%d"}}}`, name, pods)); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := b.k.Await(b.t.Context(), "/api/v1/namespaces/"+b.ns+"/resourcequotas", name, func(o []byte) bool {
+		return strings.Contains(string(o), `"used"`)
+	}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 // TestEventsAreQuoted lets the API refuse the pods: only an event says so.
 func TestEventsAreQuoted(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
-	if err := b.k.Apply(b.ns, `{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":"few"},"spec":{"hard":{"pods":"1"}}}`); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.k.Await(t.Context(), "/api/v1/namespaces/"+b.ns+"/resourcequotas", "few", func(o []byte) bool {
-		return strings.Contains(string(o), `"used"`)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	b.quota("few", 1)
 	b.onEvent = func(e task.Event) {
 		if strings.Contains(e.Text, "deployment/web 0/3 ready") {
-			b.kubectl("wait", "events", "--for", "create", "--field-selector", "reason=FailedCreate", "--timeout", "2m")
+			b.kubectl("wait", "events", "--for", "create", "--field-selector", "reason=FailedCreate", "--timeout", limit.String())
 		}
 	}
 	failsWith(t, b.expire(b.job(b.release("2.0.0", files("2.0.0", nil), "replicas: 3\n"), one), "deployment/web 0/3 ready", ""), "exceeded quota: few")
@@ -144,7 +150,7 @@ func TestFailingHooks(t *testing.T) {
 		job.Timeout = enough()
 		failsWith(t, b.run(job), "was not up after "+enough().String()+": hook job/slow was not done in time")
 		b.serves("1.0.0")
-		failsWith(t, b.expire(b.job(rel, one), "running hook job/slow", ""), "was not up after 1m0s: hook job/slow was not done in time")
+		failsWith(t, b.expire(b.job(rel, one), "running hook job/slow", ""), notUp+": hook job/slow was not done in time")
 		b.serves("1.0.0")
 	})
 	t.Run("rollback hook", func(t *testing.T) {
@@ -291,15 +297,13 @@ func TestRestoreFails(t *testing.T) {
 	// What served before cannot come up any more: its pods meet a quota.
 	b.onEvent = func(e task.Event) {
 		if e.Phase == task.PhaseRestoring {
-			if err := b.k.Apply(b.ns, `{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":"none"},"spec":{"hard":{"pods":"0"}}}`); err != nil {
-				t.Error(err)
-			}
+			b.quota("none", 0)
 			b.kubectl("delete", "pods", "--all", "--wait=false")
 		}
 	}
 	job := b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), one)
-	job.Timeout, job.RestoreTimeout = enough(), enough() // both for real
-	res := b.run(job)
+	job.RestoreTimeout = enough() // for real
+	res := b.expire(job, notReady, crashed)
 	failsWith(t, res, "keeps ending", "RESTORING release 1.0.0 FAILED as well: it was not up after "+enough().String(), "exceeded quota")
 	if res.Restored || res.Serving != "" || !strings.Contains(res.Message, "look at the cluster") {
 		t.Errorf("%+v", res)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,12 +52,24 @@ func (h history) last() *release.Release {
 	return h[len(h)-1]
 }
 
+// alive returns the revisions since the release was last uninstalled with its
+// history kept: what came before serves nobody, and must not come back.
+func (h history) alive() history {
+	for i, rel := range slices.Backward(h) {
+		// An installation over it makes Helm forget the status, but for the reason.
+		if rel.Info.Status == release.StatusUninstalled || rel.Info.Description == "superseded by new release" {
+			return h[i+1:]
+		}
+	}
+	return h
+}
+
 // serving returns the revision that serves, or served until something newer got
 // stuck; nil when none ever came up.
 func (h history) serving() *release.Release {
-	for i := len(h) - 1; i >= 0; i-- {
-		if h[i].Info.Status == release.StatusDeployed {
-			return h[i]
+	for _, rel := range slices.Backward(h.alive()) {
+		if rel.Info.Status == release.StatusDeployed {
+			return rel
 		}
 	}
 	return h.newest(func(*release.Release) bool { return true })
@@ -64,9 +77,9 @@ func (h history) serving() *release.Release {
 
 // newest returns the newest successful revision that is wanted, nil for none.
 func (h history) newest(wanted func(*release.Release) bool) *release.Release {
-	for i := len(h) - 1; i >= 0; i-- {
-		if succeeded(h[i]) && wanted(h[i]) {
-			return h[i]
+	for _, rel := range slices.Backward(h.alive()) {
+		if succeeded(rel) && wanted(rel) {
+			return rel
 		}
 	}
 	return nil
@@ -88,14 +101,14 @@ func succeeded(rel *release.Release) bool {
 // before returns the revision that a rollback which names none goes back to, nil
 // for none; see deployment.RollbackTarget.
 func (h history) before() *release.Release {
-	served := slices.DeleteFunc(slices.Clone(h), func(rel *release.Release) bool { return !succeeded(rel) })
+	served := slices.DeleteFunc(slices.Clone(h.alive()), func(rel *release.Release) bool { return !succeeded(rel) })
 	i := deployment.RollbackTarget(served,
 		func(rel *release.Release) string {
 			// Revisions made by hand hold who knows what: each is its own.
-			return cmp.Or(rel.Labels[LabelDigest], fmt.Sprintf("revision %d", rel.Version))
+			return cmp.Or(label(rel, LabelDigest), fmt.Sprintf("revision %d", rel.Version))
 		},
 		func(rel *release.Release) bool {
-			return !isRestore(rel) && (rel.Labels[LabelKind] == string(task.KindRollback) ||
+			return !isRestore(rel) && (label(rel, LabelKind) == string(task.KindRollback) ||
 				strings.HasPrefix(rel.Info.Description, "Rollback to "))
 		},
 		func(*release.Release) bool { return true })
@@ -108,8 +121,8 @@ func (h history) before() *release.Release {
 // kept says which releases can be rolled back to by name.
 func (h history) kept() string {
 	var names []string
-	for _, rel := range h {
-		name := cmp.Or(rel.Labels[LabelVersion], fmt.Sprintf("revision %d", rel.Version))
+	for _, rel := range h.alive() {
+		name := cmp.Or(label(rel, LabelVersion), fmt.Sprintf("revision %d", rel.Version))
 		if succeeded(rel) && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
@@ -132,24 +145,38 @@ func (h history) pending() []*release.Release {
 }
 
 // ours reports whether a task of the agent made rel.
-func ours(rel *release.Release) bool { return rel.Labels[LabelTask] != "" }
+func ours(rel *release.Release) bool {
+	return rel.Labels[LabelTask] != "" && rel.Labels[LabelRevision] == strconv.Itoa(rel.Version)
+}
 
-// ofTask reports whether this very claim of the task made rel.
+// label returns one of our labels on rel, "" when rel is not ours.
+func label(rel *release.Release, name string) string {
+	if !ours(rel) {
+		return ""
+	}
+	return rel.Labels[name]
+}
+
+// sameTask reports whether a claim of the job's task made rel, ofTask whether
+// this very claim did.
+func sameTask(rel *release.Release, job deployment.Job) bool {
+	return rel != nil && label(rel, LabelTask) == labelValue(string(job.TaskID))
+}
+
 func ofTask(rel *release.Release, job deployment.Job) bool {
-	want := taskLabels(job, "")
-	return rel.Labels[LabelTask] == want[LabelTask] && rel.Labels[LabelToken] == want[LabelToken]
+	return sameTask(rel, job) && label(rel, LabelToken) == labelValue(string(job.Token))
 }
 
 // isRestore reports whether rel brought back what served before.
-func isRestore(rel *release.Release) bool { return rel.Labels[LabelAction] == actionRestore }
+func isRestore(rel *release.Release) bool { return label(rel, LabelAction) == actionRestore }
 
 // holds reports whether rel was made from the artifact of want.
 func holds(rel *release.Release, want deployment.Release) bool {
 	labels := releaseLabels(want)
-	if want.ArtifactID != "" && rel.Labels[LabelArtifact] != "" {
-		return rel.Labels[LabelArtifact] == labels[LabelArtifact] && rel.Labels[LabelDigest] == labels[LabelDigest]
+	if want.ArtifactID != "" && label(rel, LabelArtifact) != "" {
+		return label(rel, LabelArtifact) == labels[LabelArtifact] && label(rel, LabelDigest) == labels[LabelDigest]
 	}
-	return want.SHA256 != "" && rel.Labels[LabelDigest] == labels[LabelDigest]
+	return want.SHA256 != "" && label(rel, LabelDigest) == labels[LabelDigest]
 }
 
 // applied reports whether rel is what the job asks for, deployed by the job's
@@ -163,7 +190,7 @@ func applied(rel *release.Release, job deployment.Job, values map[string]any) bo
 	if ofTask(rel, job) {
 		return true
 	}
-	return rel.Labels[LabelTask] == labelValue(string(job.TaskID)) && holds(rel, job.Release) &&
+	return sameTask(rel, job) && holds(rel, job.Release) &&
 		(job.Kind == task.KindRollback || sameValues(rel.Config, values))
 }
 
@@ -194,30 +221,45 @@ func (h history) stuck(job deployment.Job, now time.Time) error {
 	}
 	switch last := h.last(); {
 	case last == nil:
-	case last.Info.Status == release.StatusUninstalling:
+	case last.Info.Status == release.StatusUninstalling && !h.neverServed(): // else by us
 		return fmt.Errorf("release %s is being uninstalled: finish that with `helm uninstall %s -n %s`", last.Name, last.Name, last.Namespace)
 	}
 	return nil
 }
 
+// installs reports whether the next deployment is an installation.
+func (h history) installs() bool {
+	last := h.last()
+	return last == nil || last.Info.Status == release.StatusUninstalled || h.neverServed()
+}
+
 // neverServed reports whether all revisions are tries of the agent to install
 // the release, none of which came up: what they left serves nobody.
 func (h history) neverServed() bool {
-	for _, rel := range h {
-		if !ours(rel) || succeeded(rel) || rel.Info.Status == release.StatusUninstalled {
+	now := h.alive()
+	if len(now) == len(h) && len(h) > 0 && h[0].Version != 1 {
+		return false // the first ones are pruned, and may have served
+	}
+	for _, rel := range now {
+		if !ours(rel) || succeeded(rel) {
 			return false
 		}
 	}
-	return len(h) > 0
+	return len(now) > 0
 }
 
-// leftHalfway returns the newest revision that a dead process of ours left
-// pending, nil for none.
-func (h history) leftHalfway() *release.Release {
+// leftHalfway returns the revision that a dead process of ours left half-way, nil
+// for none: a pending one, or the newest, when the job's task failed with it and
+// did not come to undo it.
+func (h history) leftHalfway(job deployment.Job) *release.Release {
 	for _, rel := range slices.Backward(h.pending()) {
 		if ours(rel) {
 			return rel
 		}
+	}
+	if last := h.last(); last != nil && sameTask(last, job) &&
+		(last.Info.Status == release.StatusFailed || last.Info.Status == release.StatusUninstalling) {
+		return last
 	}
 	return nil
 }
@@ -252,7 +294,7 @@ func versionOf(rel *release.Release, job deployment.Job) string {
 	if job.Previous != nil && (holds(rel, *job.Previous) || !ours(rel)) {
 		return job.Previous.Version
 	}
-	if v := rel.Labels[LabelVersion]; v != "" {
+	if v := label(rel, LabelVersion); v != "" {
 		return v
 	}
 	if rel.Chart != nil && rel.Chart.Metadata != nil {

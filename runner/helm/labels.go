@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"helm.sh/helm/v3/pkg/release"
@@ -25,6 +26,10 @@ const (
 	// LabelAction says whether the task wanted this revision (deploy) or got it
 	// back after a failure (restore).
 	LabelAction = "agent.wrktalk.com/action"
+	// LabelRevision is the revision that the labels were made for. Helm copies
+	// labels into the next revision, whoever makes it: one that says another
+	// number is not the agent's.
+	LabelRevision = "agent.wrktalk.com/revision"
 )
 
 const (
@@ -108,6 +113,9 @@ func (s *stamping) Create(key string, rel *release.Release) error {
 		return err
 	}
 	rel.Labels = withLabels(rel, s.labels)
+	if rel.Labels[LabelTask] != "" {
+		rel.Labels[LabelRevision] = strconv.Itoa(rel.Version)
+	}
 	if err := s.Driver.Create(key, rel); err != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func (b *bench) killCLI(revision, status string, args ...string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // it says that it was killed
 	}()
-	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(b.t.Context(), limit)
 	defer cancel()
 	if err := b.k.Await(ctx, "/api/v1/namespaces/"+b.ns+"/secrets", "sh.helm.release.v1."+releaseName+".v"+revision, func(o []byte) bool {
 		return bytes.Contains(o, []byte(`"status":"`+status+`"`))

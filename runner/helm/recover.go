@@ -3,6 +3,7 @@ package helm
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"helm.sh/helm/v3/pkg/release"
 
@@ -20,18 +21,26 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 		Error: "the deployment process died while it brought up " + r.what(),
 	}
 	now, err := r.patiently(rctx)
+	if err == nil && !ofTask(now.last(), r.job) && now.leftHalfway(r.job) == nil {
+		// What the dead process asked for last may still be on its way.
+		select {
+		case <-time.After(retryDelay):
+		case <-rctx.Done():
+		}
+		now, err = r.patiently(rctx)
+	}
 	if err != nil {
 		res.Touched = true
 		return r.unknown(res, what, err)
 	}
-	last := now.last()
+	last, left := now.last(), now.leftHalfway(r.job)
 	switch {
 	case applied(last, r.job, r.values):
 		return r.confirm(ctx, now)
 	case last == nil:
 		res.Message = what + " before anything was recorded; nothing serves"
 		return res
-	case !ofTask(last, r.job):
+	case !ofTask(last, r.job) && left == nil:
 		res.Message = what + " before anything was recorded"
 		res.Touched = true // so that Serving below is believed
 		if pending := now.pending(); len(pending) > 0 {
@@ -46,9 +55,11 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 		return res
 	}
 	// Also when interrupted: half-way is the one state that must not stay.
-	if err := r.ask(rctx); err != nil {
-		return r.refused(err)
-	}
 	res.Touched = true
+	if err := r.ask(rctx); err != nil {
+		res.Message = what + ", and it was left as it is"
+		res.Error += "; " + oneLine(err.Error())
+		return res
+	}
 	return r.restore(rctx, res, now, last, what)
 }

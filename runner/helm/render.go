@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"helm.sh/helm/v3/pkg/action"
@@ -15,7 +16,9 @@ import (
 	"helm.sh/helm/v3/pkg/release"
 	"helm.sh/helm/v3/pkg/releaseutil"
 	helmtime "helm.sh/helm/v3/pkg/time"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/yaml"
 )
 
@@ -28,7 +31,7 @@ type rendered struct {
 	release *release.Release
 	targets kube.ResourceList // those of kinds the API knows
 	hooks   kube.ResourceList
-	own     []crd // kinds that the chart itself brings
+	own     []crd // kinds of targets and hooks that an installation brings first
 }
 
 // capabilities asks the API what it is and can.
@@ -39,7 +42,7 @@ func (c *cluster) capabilities() (*chartutil.Capabilities, error) {
 		return nil, fmt.Errorf("read the version of the kubernetes API: %s", oneLine(err.Error()))
 	}
 	versions, err := action.GetVersionSet(c.getter.discovery)
-	if err != nil && len(versions) == 0 {
+	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) { // one group less is no harm
 		return nil, fmt.Errorf("read what the kubernetes API offers: %s", oneLine(err.Error()))
 	}
 	return &chartutil.Capabilities{
@@ -105,23 +108,40 @@ func (c *cluster) render(ch *chart.Chart, values map[string]any, options chartut
 }
 
 // build resolves the objects of r; strict checks them against the API's schemas.
-func (c *cluster) build(client kube.Interface, r *rendered, strict bool) error {
-	r.own = ownCRDs(r.release.Chart)
+// Kinds of the chart's own CRDs are left out when it is to be installed: Helm
+// installs those first, and only then.
+func (c *cluster) build(client kube.Interface, r *rendered, strict, install bool) error {
+	var brings []crd
+	if install {
+		brings = ownCRDs(r.release.Chart)
+	}
 	for _, doc := range sortedDocs(r.release.Manifest) {
-		list, err := c.buildOne(client, doc, r.own, strict)
+		list, err := c.buildOne(client, r, doc, brings, strict)
 		if err != nil {
 			return fmt.Errorf("%s: %s", source(doc), oneLine(err.Error()))
 		}
 		r.targets = append(r.targets, list...)
 	}
 	for _, h := range r.release.Hooks {
-		list, err := c.buildOne(client, h.Manifest, r.own, strict)
+		if !slices.ContainsFunc(h.Events, func(e release.HookEvent) bool { return e != release.HookTest }) {
+			continue // nobody tests here
+		}
+		list, err := c.buildOne(client, r, h.Manifest, brings, strict)
+		if unknownKind(err) {
+			continue // a template may bring it: Helm looks when the hook's time has come
+		}
 		if err != nil {
 			return fmt.Errorf("hook %s: %s", h.Path, oneLine(err.Error()))
 		}
 		r.hooks = append(r.hooks, list...)
 	}
 	return nil
+}
+
+// unknownKind reports whether err is that the API has no such kind. Some of these
+// errors have no type.
+func unknownKind(err error) bool {
+	return err != nil && (meta.IsNoMatchError(err) || strings.Contains(err.Error(), "no matches for kind"))
 }
 
 // sortedDocs splits a manifest and keeps its order.
@@ -147,16 +167,17 @@ func source(doc string) string {
 	return "a template"
 }
 
-func (c *cluster) buildOne(client kube.Interface, doc string, own []crd, strict bool) (kube.ResourceList, error) {
+func (c *cluster) buildOne(client kube.Interface, r *rendered, doc string, brings []crd, strict bool) (kube.ResourceList, error) {
 	if kind, ok := kindOf(doc); ok {
 		mapper, err := c.getter.ToRESTMapper()
 		if err != nil {
 			return nil, err
 		}
-		for _, crd := range own {
+		for _, crd := range brings {
 			if crd.group == kind.Group && crd.kind == kind.Kind {
 				if _, err := mapper.RESTMapping(kind.GroupKind(), kind.Version); err != nil {
-					return nil, nil // the chart brings it; it cannot be checked yet
+					r.own = append(r.own, crd)
+					return nil, nil // it cannot be checked yet
 				}
 			}
 		}
@@ -174,6 +195,25 @@ func kindOf(doc string) (schema.GroupVersionKind, bool) {
 		return schema.GroupVersionKind{}, false
 	}
 	return schema.FromAPIVersionAndKind(head.APIVersion, head.Kind), head.Kind != ""
+}
+
+// crdsMissing reports whether the chart brings kinds, in its crds directory, that
+// the API does not have.
+func (c *cluster) crdsMissing(r *rendered) (bool, error) {
+	mapper, err := c.getter.ToRESTMapper()
+	if err != nil {
+		return false, err
+	}
+	for _, crd := range ownCRDs(r.release.Chart) {
+		_, err := mapper.RESTMapping(schema.GroupKind{Group: crd.group, Kind: crd.kind})
+		if unknownKind(err) {
+			return true, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("look for kind %s of the chart: %s", crd.kind, oneLine(err.Error()))
+		}
+	}
+	return false, nil
 }
 
 // crd is a kind that a chart's crds directory brings.

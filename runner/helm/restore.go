@@ -14,8 +14,9 @@ import (
 const (
 	// retryDelay is between two tries to reach an API that is away.
 	retryDelay = 2 * time.Second
-	// restoreTries is how often a rollback is tried that the API cut short.
-	restoreTries = 3
+	// restoreTries is how often a rollback is tried that the API cut short, or one
+	// of its webhooks, which may be part of the release and on its way up.
+	restoreTries = 5
 )
 
 // afterFailure explains why the release did not come up, brings back what
@@ -62,6 +63,8 @@ func (r *run) sentence(end ending, why *cause) string {
 	switch {
 	case end.late && why != nil:
 		return fmt.Sprintf("release %s was not up after %s: %s", version, r.job.Timeout, why.Sentence)
+	case end.late && !isLate(end.err):
+		return fmt.Sprintf("release %s was not up after %s: %s", version, r.job.Timeout, task.SafeText(oneLine(end.err.Error()), maxDescription))
 	case end.late:
 		return fmt.Sprintf("release %s was not up after %s", version, r.job.Timeout)
 	case why != nil:
@@ -131,7 +134,13 @@ func (r *run) restore(ctx context.Context, res deployment.Result, now history, f
 	version := versionOf(back, r.job)
 	r.emit(task.PhaseRestoring, fmt.Sprintf("rolling back to revision %d, release %s", back.Version, version))
 	var end ending
-	for range restoreTries {
+	for try := range restoreTries {
+		if try > 0 {
+			select {
+			case <-time.After(time.Duration(try) * 5 * time.Second):
+			case <-ctx.Done():
+			}
+		}
 		end = r.child(ctx, order{Op: opRollback, Action: actionRestore, Revision: back.Version}, nil)
 		if end.err == nil {
 			res.Restored, res.Serving, res.HelmRevision = true, version, end.created

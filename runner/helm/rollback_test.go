@@ -106,7 +106,7 @@ func TestInstallOverLeftovers(t *testing.T) {
 	b.killCLI("1", "pending-install", "install", releaseName, bad.PayloadDir, "-f", bad.ValuesFile)
 	b.change(byTheAgent)
 	res := b.expire(b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), nil), notReady, crashed)
-	failsWith(t, res, "was not up after 1m0s", "keeps ending: exit code 1")
+	failsWith(t, res, notUp, "keeps ending: exit code 1")
 	if res.Serving != "" || !strings.Contains(res.Message, "it was removed") {
 		t.Errorf("%+v", res)
 	}

@@ -45,9 +45,10 @@ type run struct {
 	values    map[string]any // of the row
 	valuesErr error
 
-	left   *release.Release // what an earlier deployment of ours left half-way
-	asked  bool
-	denied error // what the gate answered
+	left    *release.Release // what an earlier deployment of ours left half-way
+	cleared bool             // something of it was cleared away
+	asked   bool
+	denied  error // what the gate answered
 
 	mu      sync.Mutex
 	secrets []map[string]string
@@ -146,10 +147,7 @@ func (r *run) observe() (history, error) {
 }
 
 func (r *run) deploy(ctx context.Context) deployment.Result {
-	if err := r.cluster.reachable(ctx); err != nil {
-		return r.refused(cmp.Or(context.Cause(ctx), err))
-	}
-	past, err := r.observe()
+	past, err := r.begun(ctx)
 	if err != nil {
 		return r.refused(err)
 	}
@@ -173,7 +171,7 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 	if o.Op == opUpgrade && r.job.Release.PayloadDir == "" {
 		return r.refused(fmt.Errorf("the artifact of release %s is not staged and no revision of it is kept", r.job.Release.Version))
 	}
-	r.left = past.leftHalfway()
+	r.left = past.leftHalfway(r.job)
 	end := r.child(ctx, o, func(ctx context.Context) (leave, error) {
 		given, err := r.begin(ctx, past)
 		if given.Install {
@@ -181,6 +179,7 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 		}
 		return given, err
 	})
+	end.touched = end.touched || r.cleared
 	switch {
 	case end.err == nil:
 		return r.succeeded(end.created)
@@ -190,6 +189,28 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 		return r.refusedHalfway(ctx, end)
 	default:
 		return r.afterFailure(ctx, past, end)
+	}
+}
+
+// begun reads the history. An API that is away is a reason to refuse, but not
+// when an earlier attempt may have left the release half-way: the host, and with
+// it the API, may be starting.
+func (r *run) begun(ctx context.Context) (history, error) {
+	for {
+		err := r.cluster.reachable(ctx)
+		if err == nil {
+			past, err := r.observe()
+			if err == nil || !r.job.Again {
+				return past, err
+			}
+		}
+		if cause := context.Cause(ctx); cause != nil || !r.job.Again {
+			return nil, cmp.Or(cause, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryDelay):
+		}
 	}
 }
 
@@ -224,7 +245,7 @@ func (r *run) refusedHalfway(ctx context.Context, end ending) deployment.Result 
 func (r *run) identify(rel *release.Release) {
 	if want := &r.job.Release; want.ArtifactID == "" {
 		want.Version = cmp.Or(want.Version, versionOf(rel, r.job))
-		want.ArtifactID, want.SHA256 = rel.Labels[LabelArtifact], rel.Labels[LabelDigest]
+		want.ArtifactID, want.SHA256 = label(rel, LabelArtifact), label(rel, LabelDigest)
 	}
 }
 
@@ -245,7 +266,7 @@ func rollbackTarget(past history, job deployment.Job) (*release.Release, error) 
 		return past.newest(func(rel *release.Release) bool { return holds(rel, job.Release) }), nil
 	}
 	if want := job.Release.Version; want != "" {
-		target := past.newest(func(rel *release.Release) bool { return rel.Labels[LabelVersion] == labelValue(want) })
+		target := past.newest(func(rel *release.Release) bool { return label(rel, LabelVersion) == labelValue(want) })
 		if target == nil {
 			return nil, fmt.Errorf("no successful revision of release %s is kept: %s", want, past.kept())
 		}
@@ -282,7 +303,9 @@ func (r *run) begin(ctx context.Context, past history) (leave, error) {
 		return leave{}, err
 	}
 	if dirty {
-		return leave{}, r.child(ctx, order{Op: opCleanse}, nil).err
+		end := r.child(ctx, order{Op: opCleanse}, nil)
+		r.cleared = end.touched
+		return leave{}, end.err
 	}
 	return leave{}, nil
 }
@@ -290,6 +313,7 @@ func (r *run) begin(ctx context.Context, past history) (leave, error) {
 // uninstall removes a release that never served.
 func (r *run) uninstall(ctx context.Context) error {
 	end := r.child(ctx, order{Op: opUninstall}, nil)
+	r.cleared = r.cleared || end.touched
 	if end.err != nil {
 		return fmt.Errorf("remove the failed first installation: %w", end.err)
 	}
@@ -301,9 +325,18 @@ func (r *run) confirm(ctx context.Context, past history) deployment.Result {
 	rel := past.last()
 	r.identify(rel)
 	r.emit(task.PhaseWaiting, fmt.Sprintf("release %s is deployed as revision %d already; looking whether it is up", r.job.Release.Version, rel.Version))
-	end := r.child(ctx, order{Op: opWait}, nil)
-	if end.err == nil {
-		return r.succeeded(rel.Version)
+	var end ending
+	for range restoreTries { // a blip of the API is no reason to undo what is up
+		if end = r.child(ctx, order{Op: opWait}, nil); end.err == nil {
+			return r.succeeded(rel.Version)
+		}
+		if end.late || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-time.After(retryDelay):
+		case <-ctx.Done():
+		}
 	}
 	end.created, end.touched = rel.Version, true
 	if err := r.ask(context.WithoutCancel(ctx)); err != nil {

@@ -115,6 +115,9 @@ func shorten(s string) string {
 // isWait reports whether err is that something was not up in time. Not all of
 // the errors of client-go's waiting can be told by their type.
 func isWait(err error, until time.Time) bool {
+	if time.Until(until) > 3*time.Second {
+		return false // that of one request, or of a webhook
+	}
 	for _, s := range []string{"timed out waiting", "context deadline exceeded", "would exceed context deadline"} {
 		if strings.Contains(err.Error(), s) {
 			return true

@@ -1,6 +1,7 @@
 package helm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -33,19 +34,22 @@ func objectsOf(manifest, namespace string) []object {
 		if !ok || !awaited[kind.GroupKind().String()] {
 			continue
 		}
-		var d struct {
-			Metadata struct{ Name, Namespace string }
-		}
+		var d struct{ Metadata struct{ Name string } }
 		if yaml.Unmarshal([]byte(doc), &d) != nil {
 			continue
 		}
-		ns := d.Metadata.Namespace
-		if ns == "" {
-			ns = namespace
-		}
-		found = append(found, object{kind.Kind, ns, d.Metadata.Name})
+		found = append(found, object{kind.Kind, namespaceOf(doc, namespace), d.Metadata.Name})
 	}
 	return found
+}
+
+// namespaceOf returns the namespace that a document names, else the release's.
+func namespaceOf(doc, release string) string {
+	var d struct{ Metadata struct{ Namespace string } }
+	if yaml.Unmarshal([]byte(doc), &d) != nil {
+		return release
+	}
+	return cmp.Or(d.Metadata.Namespace, release)
 }
 
 // objectsIn returns the awaited objects of list.

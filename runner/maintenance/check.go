@@ -86,7 +86,8 @@ func (n *nginx) unseen(ctx context.Context) error {
 func (n *nginx) elsewhere() error {
 	dir := filepath.Dir(n.flagFile)
 	for _, w := range nginxWorkers() {
-		if !sameDir(dir, fmt.Sprintf("/proc/%d/root%s", w.pid, dir)) {
+		// One that ended between two looks shows no directory at all.
+		if !sameDir(dir, fmt.Sprintf("/proc/%d/root%s", w.pid, dir)) && anyAlive([]process{w}) {
 			return fmt.Errorf("nginx sees another %s than the agent (PrivateTmp=yes in one of the units): choose another directory for maintenance.flag_file", dir)
 		}
 	}

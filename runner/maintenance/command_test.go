@@ -1,6 +1,8 @@
 package maintenance_test
 
 import (
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -36,17 +38,20 @@ func TestCommandsRunOnceEach(t *testing.T) {
 }
 
 func TestCommandsThatFail(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, enter string
+		timeout     time.Duration
 		want        []string
 	}{
-		{"exit status", "echo first; echo the cable is out >&2; exit 3", []string{"exit status 3: the cable is out", "maintenance.enter_command"}},
-		{"missing", "no-such-command", []string{"command not found"}},
-		{"endless", "sleep 1000 & echo waiting; wait", []string{"killed", "deadline exceeded: waiting"}},
+		{"exit status", "echo first; echo the cable is out >&2; exit 3", 0, []string{"exit status 3: the cable is out", "maintenance.enter_command"}},
+		{"missing", "no-such-command", 0, []string{"command not found"}},
+		{"endless", "sleep 1000 & echo waiting; wait", 5 * time.Second, []string{"killed", "deadline exceeded: waiting"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := newSwitch(t, maintenance.Options{
-				Handler: maintenance.HandlerCommand, EnterCommand: c.enter, LeaveCommand: "true", Timeout: time.Second,
+				Handler: maintenance.HandlerCommand, EnterCommand: c.enter, LeaveCommand: "true", Timeout: c.timeout,
 			})
 			says(t, s.Enter(t.Context(), "task-1"), c.want...)
 			state(t, s, false, false)
@@ -77,13 +82,22 @@ func TestLeaveCommandThatFailsIsRepeated(t *testing.T) {
 func TestCommandLeavesNothingBehind(t *testing.T) {
 	pid := filepath.Join(t.TempDir(), "pid")
 	s := newSwitch(t, maintenance.Options{
-		Handler: maintenance.HandlerCommand, EnterCommand: "sleep 1000 & echo $! >" + pid + "; wait", LeaveCommand: "true", Timeout: time.Second,
+		Handler: maintenance.HandlerCommand, EnterCommand: "sleep 1000 & echo $! >" + pid + "; wait", LeaveCommand: "true",
 	})
-	says(t, s.Enter(t.Context(), "task-1"), "killed")
-	b, err := os.ReadFile(pid)
-	must(t, err)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	entered := make(chan error, 1)
+	go func() { entered <- s.Enter(ctx, "task-1") }()
+	child := ""
+	eventually(t, "the child runs", func() bool {
+		b, _ := os.ReadFile(pid)
+		child = strings.TrimSuffix(string(b), "\n")
+		return child != string(b)
+	})
+	cancel(errors.New("the run is over"))
+	says(t, <-entered, "killed: the run is over")
 	eventually(t, "the child is dead", func() bool {
-		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(b)) + "/stat")
+		stat, err := os.ReadFile("/proc/" + child + "/stat")
 		return err != nil || strings.Contains(string(stat), ") Z ")
 	})
 }
@@ -92,7 +106,7 @@ func TestCommandLeavesNothingBehind(t *testing.T) {
 func TestCommandThatStartsADaemon(t *testing.T) {
 	pid := filepath.Join(t.TempDir(), "pid")
 	s := newSwitch(t, maintenance.Options{
-		Handler: maintenance.HandlerCommand, EnterCommand: "sleep 1000 & echo $! >" + pid, LeaveCommand: "kill $(cat " + pid + ")", Timeout: 20 * time.Second,
+		Handler: maintenance.HandlerCommand, EnterCommand: "sleep 1000 & echo $! >" + pid, LeaveCommand: "kill $(cat " + pid + ")",
 	})
 	must(t, s.Enter(t.Context(), "task-1"))
 	must(t, s.Leave(t.Context(), "task-1")) // fails when the daemon is gone
@@ -140,6 +154,7 @@ func TestCommandNeverEndsAnOperatorsMaintenance(t *testing.T) {
 }
 
 func TestProbe(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name         string
 		handler      http.HandlerFunc
@@ -155,11 +170,12 @@ func TestProbe(t *testing.T) {
 		}, "deadline exceeded", "deadline exceeded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			// TLS with a certificate nobody knows: on loopback that is no obstacle.
 			site := httptest.NewTLSServer(c.handler)
 			t.Cleanup(site.Close)
 			s := newSwitch(t, maintenance.Options{
-				Handler: maintenance.HandlerCommand, EnterCommand: "true", LeaveCommand: "true", ProbeURL: site.URL, Timeout: time.Second,
+				Handler: maintenance.HandlerCommand, EnterCommand: "true", LeaveCommand: "true", ProbeURL: site.URL, Timeout: 5 * time.Second,
 			})
 			for _, step := range []struct {
 				err  error

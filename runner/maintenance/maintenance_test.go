@@ -68,8 +68,16 @@ func (l *logbook) String() string {
 	return l.b.String()
 }
 
+// newSwitch returns a switch with time enough for a slow machine, unless opts
+// say what must be over.
 func newSwitch(t *testing.T, opts maintenance.Options) *maintenance.Switch {
 	t.Helper()
+	if opts.Timeout == 0 {
+		opts.Timeout = 2 * time.Minute
+	}
+	if opts.Drain == 0 {
+		opts.Drain = 30 * time.Second
+	}
 	if opts.StateFile == "" {
 		opts.StateFile = filepath.Join(t.TempDir(), "maintenance.json")
 	}
@@ -94,7 +102,7 @@ func must(t *testing.T, err error) {
 // eventually waits until ok says so, or the test's patience ends.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(2 * time.Minute)
 	for !ok() {
 		select {
 		case <-late:

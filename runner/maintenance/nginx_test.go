@@ -42,7 +42,7 @@ func TestNginxWaitsForRequestsOnTheirWay(t *testing.T) {
 	a := newApp(t)
 	n := testenv.NewNginx(t, testenv.NginxOptions{Upstream: a.address})
 	opts := nginxOptions(n)
-	opts.Timeout, opts.Drain = 40*time.Second, 20*time.Second
+	opts.Timeout, opts.Drain = 4*time.Minute, 2*time.Minute
 	s := newSwitch(t, opts)
 	slow := make(chan int, 1)
 	go func() {
@@ -232,7 +232,10 @@ func TestNginxMissing(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			opts := nginxOptions(n)
-			opts.ProbeURL, opts.Timeout = c.probe, 2*time.Second
+			opts.ProbeURL = c.probe
+			if c.probe != "" {
+				opts.Timeout = 5 * time.Second // until then the probe asks again
+			}
 			opts.ReloadCommand = c.reload
 			if c.reload == "" {
 				must(t, n.Stop())
