@@ -13,7 +13,7 @@ GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 # The limits are for what hangs, and no measure of how long the tests take.
 TESTFLAGS ?= -race -timeout 4h -p 1
 
-.PHONY: help build demo demo-kubernetes test lint prebuild unit fault fmt bench setup clean
+.PHONY: help build image demo demo-kubernetes test lint prebuild unit fault fmt bench setup clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,12 +24,21 @@ build: ## build both programs into bin/
 demo: ## see it work: a throw-away database, two releases deployed, the mails
 	@scripts/setup demo
 	@$(MAKE) --no-print-directory build
-	@go run ./demo
+	@go build -o bin/demo ./demo
+	@exec bin/demo
 
 demo-kubernetes: ## the same on Kubernetes: install, upgrade, a release that fails, a rollback
 	@scripts/setup demo-kubernetes
 	@$(MAKE) --no-print-directory build
-	@go run ./demo kubernetes
+	@go build -o bin/demo ./demo
+	@exec bin/demo kubernetes
+
+image: build ## build the container image wrktalk-agent:VERSION
+	@rm -rf dist/image
+	@mkdir -p dist/image/bin
+	@cp bin/wrktalk-agent bin/wrktalk-deploy dist/image/bin/
+	@cp /etc/ssl/certs/ca-certificates.crt packaging/docker/Dockerfile dist/image/
+	@docker build -t wrktalk-agent:$(VERSION) dist/image
 
 test: ## lint and every test, race detector included, on real servers
 	@scripts/setup test

@@ -32,7 +32,7 @@ var release embed.FS
 const agent = "bin/wrktalk-agent"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	d := &demo{}
 	steps := d.compose()

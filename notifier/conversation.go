@@ -15,12 +15,15 @@ import (
 type conversation struct {
 	route
 	ctx            context.Context
-	timeout        time.Duration
-	user, password string   // for errors: to leave them out
-	conn           net.Conn // the raw one: deadlines and the end of everything
+	timeout        time.Duration // of a step
+	taking         time.Duration // of the answer to a whole mail
+	user, password string        // for errors: to leave them out
+	conn           net.Conn      // the raw one: deadlines and the end of everything
 	client         *smtp.Client
-	action         string      // the step that is being taken, for errors
-	stop           func() bool // forgets what the end of ctx would do to conn
+	action         string        // the step that is being taken, for errors
+	patience       time.Duration // with it
+	lingers        bool          // the end of ctx shortens the step and does not cut it
+	stop           func() bool   // forgets what the end of ctx would do to conn
 	cancel         context.CancelFunc
 }
 
@@ -30,8 +33,8 @@ func (t Transport) open(ctx context.Context, s Settings) (*conversation, error) 
 	if err != nil {
 		return nil, err
 	}
-	c := &conversation{route: r, timeout: t.timeout(), user: s.User, password: s.Password}
-	c.ctx, c.cancel = context.WithTimeout(ctx, maxSteps*c.timeout)
+	c := &conversation{route: r, timeout: t.timeout(), taking: t.takingTime(), user: s.User, password: s.Password}
+	c.ctx, c.cancel = context.WithTimeout(ctx, c.limit())
 	if err := c.begin(t, s); err != nil {
 		err = c.explain(err)
 		c.close()
@@ -130,22 +133,33 @@ func (c *conversation) login(s Settings) error {
 	return fmt.Errorf("%w: it offers %s", errNoMechanism, word(offered, "none"))
 }
 
+// limit is how long the whole may take, whatever the server drips.
+func (c *conversation) limit() time.Duration { return maxSteps*c.timeout + c.taking }
+
 // step names what is done next and gives it its time.
-func (c *conversation) step(action string) {
-	c.action = action
-	if c.conn != nil {
-		_ = c.conn.SetDeadline(time.Now().Add(c.timeout)) // fails on a closed connection, as the step will
+func (c *conversation) step(action string) { c.stepFor(action, c.timeout) }
+
+func (c *conversation) stepFor(action string, patience time.Duration) {
+	c.action, c.patience = action, patience
+	if c.conn == nil {
+		return
+	}
+	_ = c.conn.SetDeadline(time.Now().Add(patience)) // fails on a closed connection, as the step will
+	if c.lingers && c.ctx.Err() != nil {
+		c.hurry() // it ended before this step, or while the deadline was set
 	}
 }
 
-// linger lets the step that was begun go on for a moment when ctx ends, instead
-// of cutting it: a mail whose acceptance is not heard of is sent twice.
+// linger lets what was begun go on for a moment when ctx ends, instead of
+// cutting it: a mail whose acceptance is not heard of is sent twice.
 func (c *conversation) linger() {
 	if c.stop() {
-		conn := c.conn
-		c.stop = context.AfterFunc(c.ctx, func() { _ = conn.SetDeadline(time.Now().Add(lingerTime)) })
+		c.lingers = true
+		c.stop = context.AfterFunc(c.ctx, c.hurry)
 	}
 }
+
+func (c *conversation) hurry() { _ = c.conn.SetDeadline(time.Now().Add(lingerTime)) }
 
 // close ends the conversation without ceremony.
 func (c *conversation) close() {

@@ -104,12 +104,17 @@ func (c *conversation) because(err error) (reason, advice string) {
 		return "the name cannot be resolved (" + plainError(dns) + ")", "check smtp_host in deployment_config and this host's DNS"
 	case c.ctx.Err() != nil && !errors.Is(c.ctx.Err(), context.DeadlineExceeded):
 		return "interrupted", ""
-	case errors.As(err, &timeout) && timeout.Timeout(), c.ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded):
+	case c.ctx.Err() != nil:
+		return fmt.Sprintf("the conversation was not over within %s", c.limit()), "look into what slows the server down"
+	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, os.ErrDeadlineExceeded):
 		advice = "check smtp_host and smtp_port in deployment_config and the firewall"
 		if c.greeting() && c.mode != TLSImplicit {
 			advice += "; " + speaksTLS
 		}
-		return fmt.Sprintf("no answer within %s", c.timeout), advice
+		if strings.HasPrefix(c.action, "wait until") {
+			advice = "it may have taken the mail all the same, which then comes twice, with one Message-ID"
+		}
+		return fmt.Sprintf("no answer within %s", c.patience), advice
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "connection refused", "check smtp_host and smtp_port in deployment_config, and that the server runs"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):

@@ -24,6 +24,7 @@ type job struct {
 	ledger   *Ledger         // nil until it is known who is told
 	due      time.Time       // of planning, and of shredding after a failure
 	failures int             // in a row, of planning or shredding
+	problem  error           // of the last planning; nil once it succeeded
 	settled  bool            // nobody is left to tell
 	under    int             // pieces of work under way
 	sending  map[string]bool // addresses that a mail is under way to
@@ -118,19 +119,33 @@ func (n *Notifier) sayUnconfigured() {
 
 // adopt makes l the job's record.
 func (n *Notifier) adopt(j *job, l *Ledger) {
-	j.ledger, j.sending, j.failures, j.due = l, map[string]bool{}, 0, n.now()
+	j.ledger, j.sending, j.failures, j.problem, j.due = l, map[string]bool{}, 0, nil, n.now()
+	n.tell()
 	latest := n.now().Add(backoffMax * 6 / 5)
 	for i := range l.Deliveries {
 		if d := &l.Deliveries[i]; d.NextTry.After(latest) { // the clock was set back
 			d.NextTry = n.now()
 		}
 	}
+	for _, d := range l.Deliveries {
+		n.outbox(j, d)
+	}
 	j.settled = l.Settled()
+}
+
+// outbox tells what became of a mail so far, for those who look elsewhere than
+// here: nothing comes back from there.
+func (n *Notifier) outbox(j *job, d Delivery) {
+	if n.opts.Outbox != nil {
+		n.opts.Outbox(j.outcome.TaskID, d)
+	}
 }
 
 // postpone tries a job's planning again later.
 func (n *Notifier) postpone(j *job, err error) {
 	j.failures++
+	j.problem = err
+	n.tell()
 	limit := backoffMax
 	if isBookError(err) {
 		limit = bookBackoffMax
@@ -138,6 +153,21 @@ func (n *Notifier) postpone(j *job, err error) {
 	wait := n.backoff(j.failures, limit)
 	j.due = n.now().Add(wait)
 	j.log.Warn("cannot prepare mail yet", "error", err, "retry_in", wait.Round(time.Second).String())
+}
+
+// tell reports whether mail can be prepared: not while some task's could not be
+// twice in a row.
+func (n *Notifier) tell() {
+	if n.opts.Ready == nil {
+		return
+	}
+	reason, first := "", ""
+	for name, j := range n.jobs {
+		if j.problem != nil && j.failures > 1 && (first == "" || name < first) {
+			reason, first = "prepare mail: "+j.problem.Error(), name
+		}
+	}
+	n.opts.Ready(reason)
 }
 
 // load reads the job's outcome. A directory that has none that can be read is
@@ -155,7 +185,7 @@ func (n *Notifier) load(j *job) bool {
 	if root, rerr := j.task.Root(); rerr == nil {
 		_ = root.Close()
 	} else if errors.Is(rerr, fs.ErrNotExist) { // the directory went away meanwhile
-		delete(n.jobs, j.task.Name)
+		n.forget(j)
 		return false
 	}
 	if errno := syscall.Errno(0); errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist) {
@@ -167,20 +197,17 @@ func (n *Notifier) load(j *job) bool {
 		return false
 	}
 	j.log.Error("set a task aside whose outcome cannot be read: no mail is sent about it", "error", err, "quarantine", j.task.Path())
-	delete(n.jobs, j.task.Name)
+	n.forget(j)
 	return false
+}
+
+func (n *Notifier) forget(j *job) {
+	delete(n.jobs, j.task.Name)
+	n.tell()
 }
 
 // attempt sends one mail.
 func (n *Notifier) attempt(ctx context.Context, j *job, d *Delivery) {
-	if age := n.now().Sub(j.ledger.CreatedAt); age > n.opts.MaxAge {
-		reason := fmt.Sprintf("gave up after %s and %d attempts", n.opts.MaxAge, d.Attempts)
-		if d.LastError != "" {
-			reason += ": " + d.LastError
-		}
-		n.fail(j, d, errors.New(reason))
-		return
-	}
 	letter := letter{
 		To:        &mail.Address{Name: d.Name, Address: d.Address},
 		MessageID: d.MessageID, Date: j.ledger.CreatedAt,
@@ -240,12 +267,19 @@ func (n *Notifier) drop(j *job, d *Delivery) {
 	n.record(j, d, "mail to "+d.Address+" not sent: "+d.LastError)
 }
 
+// retry has a mail tried again later, unless it is too old by now: after a long
+// downtime it has been tried once more. That the database is away tells nothing
+// about the mail.
 func (n *Notifier) retry(j *job, d *Delivery, err error) {
 	limit := backoffMax
-	if isBookError(err) {
-		limit = bookBackoffMax
-	}
 	d.Attempts++
+	switch {
+	case isBookError(err):
+		limit = bookBackoffMax
+	case n.now().Sub(j.ledger.CreatedAt) > n.opts.MaxAge:
+		n.fail(j, d, fmt.Errorf("gave up after %s and %d attempts: %w", n.opts.MaxAge, d.Attempts, err))
+		return
+	}
 	n.opts.Meter.Mail(meter.MailDeferred)
 	wait := n.backoff(d.Attempts, limit)
 	d.NextTry, d.LastError = n.now().Add(wait), task.SafeText(err.Error(), task.MaxMessage)
@@ -258,6 +292,7 @@ func (n *Notifier) retry(j *job, d *Delivery, err error) {
 // memory: only a crash now would repeat a mail.
 func (n *Notifier) record(j *job, d *Delivery, event string) {
 	d.UpdatedAt = n.now()
+	n.outbox(j, *d)
 	err := fault.Point("notifier.deliver.record:" + j.task.Name)
 	if err == nil {
 		err = j.ledger.write(j.task)
@@ -270,5 +305,8 @@ func (n *Notifier) record(j *job, d *Delivery, event string) {
 	}
 	if j.settled = j.ledger.Settled(); j.settled {
 		n.opts.Meter.PhaseEnded(task.PhaseNotifying, max(0, n.now().Sub(j.ledger.CreatedAt)))
+		if n.opts.Settled != nil {
+			n.opts.Settled()
+		}
 	}
 }

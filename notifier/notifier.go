@@ -46,6 +46,14 @@ type Options struct {
 	Keep      int           // how many settled tasks stay for debugging; 0 is none
 	Meter     meter.Meter   // nil measures nothing
 	Log       *slog.Logger  // nil is slog.Default; it carries the component key
+	// Ready is told why mail cannot be prepared, after the second failure in a
+	// row, and "" once it can; it may be nil.
+	Ready func(reason string)
+	// Outbox is given each delivery of a task as it is planned, and whenever its
+	// state changes; Settled is called when a task's last mail is settled. Neither
+	// may block; both may be nil.
+	Outbox  func(task.ID, Delivery)
+	Settled func()
 	// Timeline returns what is also given the events of a claim; nil is nothing.
 	Timeline func(task.ID, task.Token) func(task.Event)
 }
@@ -168,7 +176,7 @@ func (n *Notifier) look() error {
 	}
 	for name, j := range n.jobs {
 		if !there[name] && j.task.State == staging.Done && j.under == 0 {
-			delete(n.jobs, name)
+			n.forget(j)
 		}
 	}
 	return nil
@@ -259,7 +267,7 @@ func (n *Notifier) sweep() {
 			j.log.Error("cannot shred a task whose mail is settled", "error", err)
 			continue
 		}
-		delete(n.jobs, j.task.Name)
+		n.forget(j)
 		j.log.Info("mail is settled, the task's directory is shredded")
 	}
 }

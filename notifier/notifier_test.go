@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/mail"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
@@ -89,6 +91,28 @@ func TestDatabaseThatIsDownDelaysMail(t *testing.T) {
 	}
 }
 
+// A notifier that cannot find out whom to tell says so where its readiness is
+// asked for, and takes it back.
+func TestReadinessFollowsTheDatabase(t *testing.T) {
+	b := newBench(t, "ada@example.com")
+	b.book.err, b.book.failures = errors.New("connection refused"), 3
+	b.finished("a", outcomes()["success"])
+	var mu sync.Mutex
+	var said []string
+	stop := b.run(Options{Ready: func(reason string) {
+		mu.Lock()
+		defer mu.Unlock()
+		said = append(said, reason)
+	}})
+	b.gone()
+	stop()
+	const why = "prepare mail: read mail settings: connection refused"
+	said = slices.Compact(said)
+	if !slices.Equal(said, []string{"", why, ""}) {
+		t.Errorf("said %q", said)
+	}
+}
+
 func TestNoServerIsSaidOnceAndIsNoError(t *testing.T) {
 	b := newBench(t, "ada@example.com")
 	b.book.settings = Settings{From: "agent@example.com"}
@@ -157,6 +181,70 @@ func TestOldMailIsGivenUp(t *testing.T) {
 	b.mails(1)
 	if log := b.log.String(); !strings.Contains(log, "gave up after 1h0m0s") {
 		t.Errorf("log says\n%s", log)
+	}
+}
+
+// A mail that got too old while the agent was down is tried once more before
+// it is given up.
+func TestOldMailIsTriedOnceMoreAfterALongDowntime(t *testing.T) {
+	for name, refused := range map[string]bool{"taken": false, "refused": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "ada@example.com")
+			b.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451, Times: 1})
+			b.finished("a", outcomes()["success"])
+			stop := b.run(Options{}, func(n *Notifier) {
+				n.backoff = func(int, time.Duration) time.Duration { return time.Hour }
+			})
+			b.log.await(b.ctx, t, "mail not sent yet")
+			stop()
+			if refused {
+				b.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451})
+			}
+			b.run(Options{MaxAge: time.Hour}, func(n *Notifier) {
+				n.now = func() time.Time { return time.Now().Add(1000 * time.Hour) }
+			})
+			b.gone()
+			if n := b.server.Refused(); refused && n != 2 {
+				t.Errorf("%d attempts were refused, want one of each start", n)
+			}
+			if !refused {
+				b.mails(1)
+			}
+			if gaveUp := strings.Contains(b.log.String(), "gave up after 1h0m0s and 2 attempts"); gaveUp != refused {
+				t.Errorf("the log says\n%s", b.log)
+			}
+		})
+	}
+}
+
+// What becomes of each mail is told elsewhere, too.
+func TestOutboxIsToldOfEveryMail(t *testing.T) {
+	b := newBench(t, "ada@example.com", "bob@example.com", "not an address")
+	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "ada@example.com", Code: 451, Times: 1})
+	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 550})
+	o := outcomes()["success"]
+	b.finished("a", o)
+	var mu sync.Mutex
+	said, settled := map[string][]string{}, 0
+	stop := b.run(Options{
+		Outbox: func(id task.ID, d Delivery) {
+			mu.Lock()
+			defer mu.Unlock()
+			if id != o.TaskID {
+				t.Errorf("a mail about task %s", id)
+			}
+			said[d.Address] = append(said[d.Address], fmt.Sprint(d.State, d.Attempts))
+		},
+		Settled: func() { mu.Lock(); settled++; mu.Unlock() },
+	})
+	b.gone()
+	stop()
+	want := map[string][]string{
+		"ada@example.com": {"pending0", "pending1", "sent2"},
+		"bob@example.com": {"pending0", "failed0"}, "not an address": {"failed0"},
+	}
+	if !maps.EqualFunc(said, want, slices.Equal) || settled != 1 {
+		t.Errorf("said %v; settled %d times", said, settled)
 	}
 }
 

@@ -120,6 +120,7 @@ func (c *conversation) transmit(from, to *mail.Address, message []byte) error {
 	if _, err := w.Write(message); err != nil {
 		return err // not closed: the server must not take half a mail for a whole one
 	}
+	c.stepFor("wait until "+c.addr+" has taken the mail for "+to.Address, c.taking)
 	return w.Close()
 }
 

@@ -90,14 +90,21 @@ type Transport struct {
 	CAFile string  // PEM file of authorities to trust besides the system's; "" for none
 	Helo   string  // how the agent introduces itself; "" is the host's name
 	// Timeout bounds each step of the conversation; 0 is 30 seconds. A whole
-	// mail takes at most ten of them.
+	// mail takes at most ten of them, and the time the server has to take it.
 	Timeout time.Duration
+
+	taking time.Duration // tests: instead of takingTime
 }
 
 const (
 	defaultTimeout = 30 * time.Second
 	maxSteps       = 10
-	lingerTime     = 3 * time.Second
+	// takingTime is what a server may need to answer once it has a whole mail
+	// (RFC 5321, 4.5.3.2.6): whoever asks again sooner sends the mail twice.
+	takingTime = 10 * time.Minute
+	// lingerTime is how long a stop waits for that answer. The supervisor gives
+	// the notifier 40 seconds.
+	lingerTime = 20 * time.Second
 	// maxReplies bounds what a server may say in one conversation, so that one
 	// that never stops talking cannot fill the memory.
 	maxReplies = 1 << 20 // bytes
@@ -108,6 +115,14 @@ func (t Transport) timeout() time.Duration {
 		return defaultTimeout
 	}
 	return t.Timeout
+}
+
+// takingTime returns how long the server may take to accept a mail.
+func (t Transport) takingTime() time.Duration {
+	if t.taking > 0 {
+		return t.taking
+	}
+	return max(takingTime, t.timeout())
 }
 
 // route is what settings and transport come to together.

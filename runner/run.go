@@ -22,10 +22,11 @@ import (
 // stays in running, to be gone on with.
 func (r *Runner) run(sig Signals, t *staging.Task) {
 	const longest = 30 * time.Second
-	for wait := time.Second; ; wait = min(2*wait, longest) {
+	for n, wait := 1, time.Second; ; n, wait = n+1, min(2*wait, longest) {
 		err := r.carryOut(sig, t)
 		r.phases.Stop()
 		if err == nil {
+			r.tell(n, nil)
 			return
 		}
 		if errors.Is(err, taskdb.ErrFenced) {
@@ -49,6 +50,7 @@ func (r *Runner) run(sig Signals, t *staging.Task) {
 			return
 		}
 		r.Log.Error("a task cannot be finished; trying again", "task", t.Name, "error", err, "in", wait)
+		r.tell(n, err)
 		select {
 		case <-time.After(wait):
 		case <-sig.Stop.Done():

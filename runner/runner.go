@@ -59,6 +59,10 @@ type Options struct {
 
 	Timeline *taskdb.Timeline // copies what happens to the database; may be nil
 
+	// Ready is told why nothing gets on, after the second failure in a row, and
+	// "" once it does again; it may be nil.
+	Ready func(reason string)
+
 	Meter meter.Meter // nil measures nothing
 	Log   *slog.Logger
 }
@@ -328,21 +332,36 @@ func (r *Runner) patiently(ctx context.Context, t *staging.Task, what string, f 
 // after each failure, which it logs. The context it gives f bounds one call.
 func (r *Runner) again(ctx context.Context, t *staging.Task, what string, f func(context.Context) error) error {
 	const longest = 15 * time.Second
-	for wait := 250 * time.Millisecond; ; wait = min(2*wait, longest) {
+	for n, wait := 1, 250*time.Millisecond; ; n, wait = n+1, min(2*wait, longest) {
 		try, cancel := context.WithTimeout(ctx, 30*time.Second)
 		err := f(try)
 		cancel()
 		if err == nil || errors.Is(err, taskdb.ErrFenced) {
+			if n > 2 { // otherwise it was not told
+				r.tell(n, nil)
+			}
 			return err
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
+		r.tell(n, err)
 		r.Log.Warn(what+" failed; trying again", "task", t.Name, "error", err, "in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w", what, err)
 		}
+	}
+}
+
+// tell reports what the n-th try in a row came to.
+func (r *Runner) tell(n int, err error) {
+	switch {
+	case r.Ready == nil:
+	case err == nil:
+		r.Ready("")
+	case n > 1:
+		r.Ready(err.Error())
 	}
 }

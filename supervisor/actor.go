@@ -104,7 +104,7 @@ func (a *actor) watch(ch *child) bool {
 func (a *actor) died(ch *child) time.Duration {
 	lived := time.Since(ch.started)
 	refused := ch.refused()
-	delay, looping := a.streak.died(time.Now(), lived, refused)
+	delay, looping := a.streak.died(lived, refused)
 	attrs := append([]any{"lived", lived.Round(time.Millisecond)}, ch.words.attrs()...)
 	a.report("component died", ch.state.String(), refused, looping, delay, attrs...)
 	return delay
@@ -113,7 +113,7 @@ func (a *actor) died(ch *child) time.Duration {
 // cannotStart does the same for a program that is missing, or a system that
 // has no room for another process: both may be mended while we try.
 func (a *actor) cannotStart(err error) time.Duration {
-	delay, looping := a.streak.died(time.Now(), 0, false)
+	delay, looping := a.streak.died(0, false)
 	a.report("component cannot be started", err.Error(), false, looping, delay)
 	return delay
 }

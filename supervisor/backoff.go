@@ -12,8 +12,7 @@ type Backoff struct {
 	Max    time.Duration // the delay doubles up to this; 30 s
 	Steady time.Duration // a component that lived so long starts afresh; 60 s
 
-	LoopDeaths int           // so many deaths ... ; 5
-	LoopWindow time.Duration // ... within this time are a crash loop; 60 s
+	LoopDeaths int // so many deaths without a steady life between them are a crash loop; 5
 }
 
 func (b Backoff) withDefaults() Backoff {
@@ -29,9 +28,6 @@ func (b Backoff) withDefaults() Backoff {
 	}
 	if b.LoopDeaths <= 0 {
 		b.LoopDeaths = 5
-	}
-	if b.LoopWindow <= 0 {
-		b.LoopWindow = time.Minute
 	}
 	return b
 }
@@ -51,25 +47,20 @@ func (b Backoff) delay(n int) time.Duration {
 // streak counts a component's deaths since it last was steady.
 type streak struct {
 	Backoff
-	deaths  int         // in the streak
-	recent  []time.Time // of the last LoopDeaths deaths, oldest first
-	looping bool        // and reported as such
+	deaths  int  // in the streak
+	looping bool // and reported as such
 }
 
 // died notes a death and returns the delay before the next start, and whether
 // this death is the one that makes the streak a crash loop. A component that
 // refuses its configuration is treated as one at once: nothing will change
 // until a person acts.
-func (s *streak) died(at time.Time, lived time.Duration, refused bool) (delay time.Duration, report bool) {
+func (s *streak) died(lived time.Duration, refused bool) (delay time.Duration, report bool) {
 	if lived >= s.Steady {
 		s.steady()
 	}
 	s.deaths++
-	s.recent = append(s.recent, at)
-	if len(s.recent) > s.LoopDeaths {
-		s.recent = s.recent[1:]
-	}
-	loop := refused || (len(s.recent) == s.LoopDeaths && at.Sub(s.recent[0]) <= s.LoopWindow)
+	loop := refused || s.deaths >= s.LoopDeaths
 	report = loop && !s.looping
 	s.looping = s.looping || loop
 	if refused {
@@ -81,6 +72,6 @@ func (s *streak) died(at time.Time, lived time.Duration, refused bool) (delay ti
 // steady ends the streak and reports whether it had been a crash loop.
 func (s *streak) steady() bool {
 	was := s.looping
-	s.deaths, s.recent, s.looping = 0, nil, false
+	s.deaths, s.looping = 0, false
 	return was
 }

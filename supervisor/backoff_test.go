@@ -27,7 +27,6 @@ func TestDelayDoublesUpToTheMaximum(t *testing.T) {
 
 func TestStreak(t *testing.T) {
 	type death struct {
-		after   time.Duration // the one before
 		lived   time.Duration
 		refused bool
 		loop    bool          // is reported as a crash loop
@@ -38,45 +37,43 @@ func TestStreak(t *testing.T) {
 		name   string
 		deaths []death
 	}{
-		{"five in a minute, reported once", []death{
+		{"five in a row, reported once", []death{
 			{max: s / 10},
-			{after: s, max: s / 5},
-			{after: s, max: 2 * s / 5},
-			{after: s, max: 4 * s / 5},
-			{after: s, loop: true, max: 8 * s / 5},
-			{after: s, max: 16 * s / 5},
-			{after: s, max: 32 * s / 5},
+			{max: s / 5},
+			{max: 2 * s / 5},
+			{max: 4 * s / 5},
+			{loop: true, max: 8 * s / 5},
+			{max: 16 * s / 5},
+			{max: 32 * s / 5},
 		}},
-		{"five in more than a minute", []death{
-			{max: s},
-			{after: 16 * s, max: s},
-			{after: 16 * s, max: s},
-			{after: 16 * s, max: s},
-			{after: 16 * s, max: 2 * s},
-			{after: s, loop: true, max: 4 * s},
+		{"lives of almost a minute", []death{
+			{lived: 59 * s, max: s / 10},
+			{lived: 59 * s, max: s / 5},
+			{lived: 59 * s, max: s},
+			{lived: 59 * s, max: s},
+			{lived: 59 * s, loop: true, max: 2 * s},
+			{lived: 59 * s, max: 4 * s},
 		}},
 		{"a long life starts afresh", []death{
 			{max: s / 10},
-			{after: s, max: s / 5},
-			{after: s, max: s},
-			{after: s, max: s},
-			{after: 61 * s, lived: 60 * s, max: s / 10},
-			{after: s, max: s / 5},
-			{after: s, max: s},
-			{after: s, max: s},
-			{after: s, loop: true, max: 2 * s},
-			{after: 61 * s, lived: 60 * s, max: s / 10},
+			{max: s / 5},
+			{max: s},
+			{max: s},
+			{lived: 60 * s, max: s / 10},
+			{max: s / 5},
+			{max: s},
+			{max: s},
+			{loop: true, max: 2 * s},
+			{lived: 60 * s, max: s / 10},
 		}},
 		{"refused", []death{
-			{refused: true, loop: true, max: 30 * s}, {after: 30 * s, refused: true, max: 30 * s},
+			{refused: true, loop: true, max: 30 * s}, {refused: true, max: 30 * s},
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			st := streak{Backoff: Backoff{}.withDefaults()}
-			now := time.Unix(0, 0)
 			for i, d := range tc.deaths {
-				now = now.Add(d.after)
-				delay, loop := st.died(now, d.lived, d.refused)
+				delay, loop := st.died(d.lived, d.refused)
 				if loop != d.loop {
 					t.Errorf("death %d: crash loop reported %v, want %v", i+1, loop, d.loop)
 				}

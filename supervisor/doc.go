@@ -21,9 +21,10 @@
 // A component dies: what is left of its process group is killed, what it had
 // written is forwarded to the last byte, its death is reported with the panic
 // and the last lines of its standard error, and it is started again after a
-// delay that doubles up to [Backoff].Max. After [Backoff].LoopDeaths deaths
-// within [Backoff].LoopWindow one error line says that it is in a crash loop,
-// and /healthz answers 503 until it has lived for [Backoff].Steady. Exit code
+// delay that doubles up to [Backoff].Max. After [Backoff].LoopDeaths deaths in
+// a row, none of them after a life of [Backoff].Steady, one error line says that
+// it is in a crash loop, and /healthz answers 503 until it has lived for so
+// long. Exit code
 // 2 means that the component refuses its configuration: it is tried again, but
 // at the slowest pace from the start. (The Go runtime exits with 2 after a
 // panic as well; a trace on standard error tells the two apart.)

@@ -5,7 +5,8 @@ import "strings"
 // ScrubEnv returns env without what components must not inherit: the agent's
 // own settings and the database's (they may be secrets, and components get
 // their configuration over the lifeline), systemd's credentials directory, and
-// what systemd told the supervisor alone.
+// what systemd told the supervisor alone. What the operator's commands take from
+// libpq's environment stays: the name of the password file, and options.
 func ScrubEnv(env []string) []string {
 	kept := make([]string, 0, len(env))
 	for _, e := range env {
@@ -19,6 +20,8 @@ func ScrubEnv(env []string) []string {
 
 func private(name string) bool {
 	switch name {
+	case "PGPASSFILE", "PGOPTIONS":
+		return false
 	case "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID",
 		"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES":
 		return true

@@ -37,6 +37,7 @@ func (s *Supervisor) serve(ln net.Listener) error {
 type health struct {
 	OK         bool     `json:"ok"`
 	Stopping   bool     `json:"stopping"`
+	Staging    string   `json:"staging,omitempty"`
 	Components []Status `json:"components"`
 }
 
@@ -78,7 +79,7 @@ func (s *Supervisor) answer(w http.ResponseWriter, r *http.Request) {
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)
-		_ = json.NewEncoder(w).Encode(health{OK: ok, Stopping: v.stopping, Components: v.list})
+		_ = json.NewEncoder(w).Encode(health{OK: ok, Stopping: v.stopping, Staging: s.cfg.Staging, Components: v.list})
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -12,7 +12,7 @@ import (
 func TestReadyzSaysWhoAndWhy(t *testing.T) {
 	a := launch(t, Config{
 		Components: []Component{comp("fetcher", "unready", "database is down"), comp("runner", "serve")},
-		Listen:     "127.0.0.1:0",
+		Listen:     "127.0.0.1:0", Staging: "/srv/staging",
 	})
 	a.manager.await(t, is("STATUS=fetcher: not ready: database is down; runner: ready"))
 	code, body := a.get(t, "/readyz", "")
@@ -23,6 +23,9 @@ func TestReadyzSaysWhoAndWhy(t *testing.T) {
 	var h health
 	if err := json.Unmarshal([]byte(body), &h); err != nil {
 		t.Fatalf("/readyz answers %q: %v", body, err)
+	}
+	if h.Staging != "/srv/staging" {
+		t.Errorf("/readyz does not say which agent answers: %s", body)
 	}
 	if code != 503 || h.OK || len(h.Components) != 2 || h.Components[0].Reason != "database is down" || !h.Components[1].Ready {
 		t.Errorf("/readyz answers %d %+v", code, h)

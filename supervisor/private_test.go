@@ -75,9 +75,9 @@ func TestALargeSnapshotArrives(t *testing.T) {
 func TestScrubEnv(t *testing.T) {
 	got := ScrubEnv([]string{
 		"PATH=/bin", "PGHOST=h", "WRKTALK_AGENT_DB_HOST=h", "NOTIFY_SOCKET=s", "WATCHDOG_USEC=1",
-		"CREDENTIALS_DIRECTORY=d", "HOME=/root", "PAGER=less", "LISTEN_FDS=1", "KUBECONFIG=k",
+		"CREDENTIALS_DIRECTORY=d", "HOME=/root", "PAGER=less", "LISTEN_FDS=1", "KUBECONFIG=k", "PGPASSFILE=f", "PGPASSWORD=p", "PGOPTIONS=o",
 	})
-	if want := []string{"PATH=/bin", "HOME=/root", "PAGER=less", "KUBECONFIG=k"}; !slices.Equal(got, want) {
+	if want := []string{"PATH=/bin", "HOME=/root", "PAGER=less", "KUBECONFIG=k", "PGPASSFILE=f", "PGOPTIONS=o"}; !slices.Equal(got, want) {
 		t.Errorf("ScrubEnv keeps %q, want %q", got, want)
 	}
 }

@@ -71,6 +71,10 @@ type Config struct {
 	// monitoring must not stop deployments.
 	Listen string
 
+	// Staging is the directory the components work in; /readyz names it, so that
+	// who asks can tell this agent from another one. It may be "".
+	Staging string
+
 	// Metrics answers /metrics; nil means that there is no such page. Observe
 	// takes the components' samples, and may be called by several goroutines at
 	// once; what its error says is logged. It may be nil.

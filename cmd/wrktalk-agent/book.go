@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/config"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
@@ -53,10 +54,27 @@ func origin(cfg *config.Config) notifier.Origin {
 	return o
 }
 
-func notifierOptions(c *component) notifier.Options {
+// keepRecords is how long the agent's own schema keeps events, attempts and mails.
+const keepRecords = 90 * 24 * time.Hour
+
+// record is a delivery as the agent's own schema has it.
+func record(id task.ID, d notifier.Delivery) taskdb.Mail {
+	m := taskdb.Mail{TaskID: id, Recipient: d.Address, MessageID: d.MessageID, State: string(d.State), Attempts: d.Attempts}
+	if d.State == notifier.StatePending {
+		m.State = "queued"
+	}
+	if m.MessageID == "" { // no mail was made: the address is none
+		m.MessageID = "none for task " + string(id)
+	}
+	return m
+}
+
+func notifierOptions(c *component, outbox *taskdb.Outbox) notifier.Options {
 	return notifier.Options{
 		Transport: transport(c.cfg), Origin: origin(c.cfg),
 		MaxAge: c.cfg.Notify.MaxAge, Rescan: c.cfg.Agent.PollInterval, Keep: c.cfg.Staging.Keep,
-		Timeline: c.timeline.For, Meter: c.line.Measure, Log: c.log,
+		Outbox:   func(id task.ID, d notifier.Delivery) { outbox.Record(record(id, d)) },
+		Settled:  outbox.Prune,
+		Timeline: c.timeline.For, Ready: c.line.Ready, Meter: c.line.Measure, Log: c.log,
 	}
 }

@@ -22,11 +22,36 @@ type cancellation struct {
 	db     *taskdb.DB
 	reason string
 	force  bool
+	report cancelReport
+}
+
+// What a call of cancel did.
+const (
+	cancelEnded = "cancelled" // it had not begun, and never will
+	cancelAsked = "asked"     // the agent that works on it is to give it up
+	cancelForce = "forced"    // the row was ended over the agent's head
+)
+
+// cancelReport is what `cancel --output json` prints.
+type cancelReport struct {
+	ID      task.ID         `json:"id"`
+	Did     string          `json:"did"`
+	Message string          `json:"message"`
+	Task    *taskdb.TaskRow `json:"task,omitempty"` // with --wait: the row at its end
+}
+
+// say tells what was done.
+func (c *cancellation) say(id task.ID, did, format string, args ...any) {
+	c.report = cancelReport{ID: id, Did: did, Message: fmt.Sprintf(format, args...)}
+	if c.a.output != "json" {
+		fmt.Fprintln(c.a.stdout, c.report.Message)
+	}
 }
 
 // runCancel is `wrktalk-agent cancel`.
 func runCancel(a *app, args []string) error {
 	fset := a.flags()
+	a.outputFlag(fset)
 	reason := fset.String("reason", "", "say why, in `words` for the result and the mail")
 	force := fset.Bool("force", false, "end a task in progress in the database alone, when no agent is left to do it: nothing is restored, nobody is mailed")
 	wait := fset.Bool("wait", false, "wait until the task has ended; exit code 1 when it completed all the same")
@@ -47,8 +72,14 @@ func runCancel(a *app, args []string) error {
 	defer db.Close()
 	c := &cancellation{a: a, cfg: cfg, db: db, reason: task.SafeText(*reason, 500), force: *force}
 	id, err := c.ask(ctx, rest[0])
-	if err != nil || !*wait {
+	if err != nil {
 		return err
+	}
+	if !*wait {
+		if a.output == "json" {
+			return a.printJSON(c.report)
+		}
+		return nil
 	}
 	f := a.follower(db, cfg, id)
 	row, err := f.run(ctx)
@@ -56,7 +87,14 @@ func runCancel(a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.stdout, verdict(row))
+	if a.output == "json" {
+		c.report.Task = &row
+		if err := a.printJSON(c.report); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintln(a.stdout, verdict(row))
+	}
 	if row.Status == task.StatusCompleted {
 		return fmt.Errorf("task %s completed before it could be cancelled: see wrktalk-agent rollback", id)
 	}
@@ -83,7 +121,7 @@ func (c *cancellation) ask(ctx context.Context, name string) (task.ID, error) {
 			return "", err
 		}
 		if ended {
-			fmt.Fprintf(c.a.stdout, "cancelled task %s (%s of %s): it had not begun\n", row.ID, row.Kind, orDash(row.ReleaseVersion))
+			c.say(row.ID, cancelEnded, "cancelled task %s (%s of %s): it had not begun", row.ID, row.Kind, orDash(row.ReleaseVersion))
 			return row.ID, nil
 		}
 		if row, err = c.db.Task(ctx, row.ID); err != nil { // somebody was faster
@@ -130,10 +168,11 @@ func (c *cancellation) here(name string) (id task.ID, done bool, err error) {
 		}
 		return "", true, err
 	}
-	fmt.Fprintf(c.a.stdout, "asked the runner to give task %s up; what served before is restored\n", m.TaskID)
+	what := "asked the runner to give task %s up; what served before is restored"
 	if held, err := dir.Held(staging.Runner); err == nil && !held {
-		fmt.Fprintln(c.a.stdout, "no runner is running here: it does so when it starts")
+		what += "\nno runner is running here: it does so when it starts"
 	}
+	c.say(m.TaskID, cancelAsked, what, m.TaskID)
 	return m.TaskID, true, nil
 }
 
@@ -147,7 +186,7 @@ func (c *cancellation) elsewhere(ctx context.Context, row taskdb.TaskRow) error 
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.a.stdout, "asked the agent that carries task %s out to give it up; what served before is restored\n", row.ID)
+	c.say(row.ID, cancelAsked, "asked the agent that carries task %s out to give it up; what served before is restored", row.ID)
 	return nil
 }
 
@@ -160,7 +199,7 @@ func (c *cancellation) end(ctx context.Context, row taskdb.TaskRow) error {
 	if !ended {
 		return fmt.Errorf("task %s was taken over or ended meanwhile: see wrktalk-agent status", row.ID)
 	}
-	fmt.Fprintf(c.a.stdout, "ended task %s in the database; an agent that still works on it stops within agent.heartbeat_interval and restores nothing: look at what serves now\n", row.ID)
+	c.say(row.ID, cancelForce, "ended task %s in the database; an agent that still works on it stops within agent.heartbeat_interval and restores nothing: look at what serves now", row.ID)
 	return nil
 }
 

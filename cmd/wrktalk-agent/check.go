@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -115,15 +116,9 @@ func (c *checker) configuration() {
 // staging makes sure that the directory can be written and that it has room.
 func (c *checker) staging() {
 	dir := c.cfg.Staging.Dir
-	existing := dir
-	for {
-		if _, err := os.Stat(existing); err == nil || existing == "/" {
-			break
-		}
-		existing = filepath.Dir(existing)
-	}
-	if err := unix.Access(existing, unix.W_OK|unix.X_OK); err != nil {
-		c.add("staging", checkFail, "%s cannot be written by user %d: %v; change its owner or set staging.dir", existing, os.Geteuid(), err)
+	existing, err := writable(dir)
+	if err != nil {
+		c.add("staging", checkFail, "%v; change its owner or set staging.dir", err)
 		return
 	}
 	var st syscall.Statfs_t
@@ -138,6 +133,23 @@ func (c *checker) staging() {
 		return
 	}
 	c.add("staging", checkOK, "%s, %d GiB free", dir, free>>30)
+}
+
+// writable makes sure that this user can write to dir, or can create it, and
+// returns it or its nearest parent that is there.
+func writable(dir string) (existing string, err error) {
+	existing = dir
+	info, err := os.Stat(existing)
+	for ; err != nil && existing != "/"; info, err = os.Stat(existing) {
+		existing = filepath.Dir(existing)
+	}
+	if err == nil && !info.IsDir() {
+		return existing, fmt.Errorf("%s is no directory", existing)
+	}
+	if err := unix.Access(existing, unix.W_OK|unix.X_OK); err != nil {
+		return existing, fmt.Errorf("%s cannot be written by user %d: %w", existing, os.Geteuid(), err)
+	}
+	return existing, nil
 }
 
 func (c *checker) database() {
@@ -166,7 +178,22 @@ func (c *checker) database() {
 	default:
 		c.add("schema", checkOK, "v4.2 with the agent's schema, version %d", v)
 	}
+	c.deploymentType(ctx, db)
 	c.mail(ctx, db)
+}
+
+// deploymentType warns when the database is about the other kind of deployment:
+// tasks without an artifact, and the flags there, then belong to its agents.
+func (c *checker) deploymentType(ctx context.Context, db *taskdb.DB) {
+	types, err := db.DeploymentTypes(ctx)
+	own := string(c.cfg.Agent.DeploymentType)
+	switch {
+	case err != nil:
+		c.add("deployment type", checkFail, "%s", explain(err))
+	case len(types) > 0 && !slices.Contains(types, own):
+		c.add("deployment type", checkWarn, "agent.deployment_type is %s, deployment_config.deployment_type in the database %s: tasks that name no release are not taken here; correct one of the two",
+			own, strings.Join(types, ", "))
+	}
 }
 
 // explain says what went wrong with the database, and what to do about it when
@@ -215,10 +242,14 @@ func (c *checker) program() {
 	c.add("wrktalk-deploy", checkOK, "%s", path)
 }
 
-// workingDir warns about a directory that a reboot empties: the files that
-// running containers mount lie there.
+// workingDir makes sure that bundles can be kept, and warns about a directory
+// that a reboot empties: the files that running containers mount lie there.
 func (c *checker) workingDir() {
 	dir := c.cfg.Compose.WorkingDir
+	if _, err := writable(dir); err != nil {
+		c.add("working directory", checkFail, "%v; change its owner or set compose.working_dir", err)
+		return
+	}
 	for _, volatile := range []string{"/tmp", "/var/run", "/run", "/dev/shm"} {
 		if dir == volatile || strings.HasPrefix(dir, volatile+"/") {
 			c.add("working directory", checkWarn, "compose.working_dir %s is emptied by a reboot, and containers that mount files of their release lose them: set it to a lasting directory such as /var/lib/wrktalk-agent/compose", dir)

@@ -200,7 +200,7 @@ func runRunner(a *app, args []string) error {
 		Timeout: c.cfg.Compose.Timeout, RestoreTimeout: c.cfg.Compose.RestoreTimeout,
 		Maintenance: page, HasPage: c.cfg.Maintenance.ModeHandler != maintenance.HandlerNone,
 		MaintenanceRequired: c.cfg.Maintenance.Required, MaintenanceTimeout: 4 * c.cfg.Maintenance.Timeout,
-		Timeline: c.timeline, Meter: c.line.Measure, Log: c.log,
+		Timeline: c.timeline, Ready: c.line.Ready, Meter: c.line.Measure, Log: c.log,
 	}
 	switch c.cfg.Agent.DeploymentType {
 	case task.DeploymentDocker:
@@ -286,7 +286,9 @@ func runNotifier(a *app, args []string) error {
 		return err
 	}
 	defer release()
-	n := notifier.New(c.dir, newBook(c.db, c.cfg), notifierOptions(c))
+	outbox := c.db.NewOutbox(c.log, keepRecords)
+	defer outbox.Close(time.Second)
+	n := notifier.New(c.dir, newBook(c.db, c.cfg), notifierOptions(c, outbox))
 	c.line.Ready("")
 	return n.Run(c.sig.Stop)
 }

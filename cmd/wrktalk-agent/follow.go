@@ -82,15 +82,28 @@ type follower struct {
 	out     io.Writer
 	live    bool // rewrite the last line
 
-	seen    int        // events shown
-	last    task.Event // the last of them
-	waiting string     // why nothing happens yet, as said
-	drawn   bool       // a live line stands
+	shown   map[shownEvent]bool // events
+	last    *task.Event         // the last of them
+	after   int64               // of the events in the database, the last that was read
+	status  task.Status         // as last read
+	waiting string              // why nothing happens yet, as said
+	drawn   bool                // a live line stands
+}
+
+// shownEvent tells an event from others, wherever it was read: the database
+// keeps microseconds.
+type shownEvent struct {
+	at              int64
+	component, text string
+	phase           task.Phase
 }
 
 // follower returns one that shows id to a person, or nothing to a program.
 func (a *app) follower(db *taskdb.DB, cfg *config.Config, id task.ID) *follower {
-	f := &follower{db: db, cfg: cfg, id: id, started: time.Now(), out: a.stdout, live: isTerminal(a.stdout)}
+	f := &follower{
+		db: db, cfg: cfg, id: id, started: time.Now(), out: a.stdout, live: isTerminal(a.stdout),
+		shown: map[shownEvent]bool{},
+	}
 	if a.output == "json" {
 		f.out, f.live = io.Discard, false
 	}
@@ -102,18 +115,26 @@ func (f *follower) run(ctx context.Context) (taskdb.TaskRow, error) {
 	defer tick.Stop()
 	var asked time.Time
 	for {
-		f.events()
+		here := f.events()
 		if time.Since(asked) >= askEvery {
 			row, err := f.db.Task(ctx, f.id)
+			if err == nil {
+				f.status = row.Status
+			}
 			switch {
 			case ctx.Err() != nil:
 			case err != nil && !taskdb.Transient(err):
 				return row, err
-			case err == nil && row.Status.Final():
-				f.events()
-				return row, nil
-			case err == nil && row.Status == task.StatusPending:
+			case err != nil:
+			case row.Status == task.StatusPending:
 				f.wait(ctx, row)
+			case row.Status.Final():
+				if !f.events() {
+					f.recorded(ctx)
+				}
+				return row, nil
+			case !here:
+				f.recorded(ctx)
 			}
 			asked = time.Now()
 		}
@@ -127,18 +148,41 @@ func (f *follower) run(ctx context.Context) (taskdb.TaskRow, error) {
 	}
 }
 
-// events shows what is new in the task's timeline, if this host's staging
-// directory has it and may be read; else the database alone tells.
-func (f *follower) events() {
+// events shows what is new in the task's timeline, and reports whether this
+// host's staging directory has it and may be read.
+func (f *follower) events() bool {
 	events, err := localEvents(f.cfg.Staging.Dir, f.id)
-	if err != nil || len(events) <= f.seen {
+	if err != nil {
+		return false
+	}
+	for _, e := range events {
+		f.show(e)
+	}
+	return true
+}
+
+// recorded shows what is new in the copy of the timeline that the agent's own
+// schema has: for tasks of another host or user.
+func (f *follower) recorded(ctx context.Context) {
+	for {
+		events, err := f.db.Events(ctx, f.id, f.after)
+		if err != nil || len(events) == 0 {
+			return // the next look may succeed; the row tells the end in any case
+		}
+		for _, e := range events {
+			f.show(e.Event)
+			f.after = e.Seq
+		}
+	}
+}
+
+func (f *follower) show(e task.Event) {
+	key := shownEvent{e.Time.Round(time.Microsecond).UnixMicro(), e.Component, e.Text, e.Phase}
+	if f.shown[key] {
 		return
 	}
-	for _, e := range events[f.seen:] {
-		f.line(fmt.Sprintf("%s  %-11s  %s", e.Time.Local().Format("15:04:05.0"), e.Phase, e.Text))
-		f.last = e
-	}
-	f.seen = len(events)
+	f.shown[key], f.last = true, &e
+	f.line(fmt.Sprintf("%s  %-11s  %s", e.Time.Local().Format("15:04:05.0"), e.Phase, e.Text))
 }
 
 // localEvents returns the timeline of a task in the staging directory at path.
@@ -165,26 +209,56 @@ func (f *follower) wait(ctx context.Context, row taskdb.TaskRow) {
 	if err != nil {
 		return
 	}
+	if row.ChartType, err = f.db.WaitsFor(ctx, row.ID); err != nil {
+		return
+	}
 	if why := whyWaiting(row, s, f.cfg); why != f.waiting {
 		f.waiting = why
 		f.line(why)
 	}
 }
 
-// whyWaiting explains why a pending task is not running.
+// whyWaiting explains why a pending task is not running; row.ChartType is whose
+// task it is.
 func whyWaiting(row taskdb.TaskRow, s *taskdb.Status, cfg *config.Config) string {
+	own := cfg.Agent.DeploymentType.ChartType()
 	switch {
+	case row.ChartType == otherChart(cfg):
+		return fmt.Sprintf("waiting for a %s agent: this agent deploys %s (agent.deployment_type, deployment_config)", row.ChartType, own)
+	case row.DueIn > 0 && row.ExecuteAfter == nil:
+		return "waiting for ever: its execute_after is infinity"
 	case row.DueIn > 0:
 		return fmt.Sprintf("waiting until %s", row.ExecuteAfter.Local().Format("2006-01-02 15:04:05 MST"))
 	case len(s.InProgress) > 0:
-		return fmt.Sprintf("waiting for task %s, which is in progress", s.InProgress[0].ID)
+		return whyBlocked(s.InProgress[0], cfg)
 	case s.LastPoll == nil:
 		return "waiting: no agent has ever asked this database for tasks; is wrktalk-agent run running?"
-	case s.LastPollAge > 2*cfg.Agent.PollInterval:
+	case silent(s, cfg):
 		return fmt.Sprintf("waiting: no agent has asked for tasks for %s; is wrktalk-agent run running?", s.LastPollAge.Round(time.Second))
+	case len(s.Queue) > 0 && s.Queue[0].ID != row.ID:
+		return fmt.Sprintf("waiting for task %s, which comes first", s.Queue[0].ID)
 	default:
 		return "waiting for the agent to pick the task up"
 	}
+}
+
+// whyBlocked says which task in progress holds others up, and, when its agent
+// has not been heard of as it should, until when it may.
+func whyBlocked(t taskdb.TaskRow, cfg *config.Config) string {
+	text := fmt.Sprintf("waiting for task %s, which is in progress", t.ID)
+	if t.HeartbeatAge == nil || *t.HeartbeatAge < 2*cfg.Agent.HeartbeatInterval {
+		return text
+	}
+	age := t.HeartbeatAge.Round(time.Second)
+	if left := cfg.Agent.Lease - *t.HeartbeatAge; left > 0 {
+		return fmt.Sprintf("%s; its agent has been silent for %s, and its lease ends in %s", text, age, left.Round(time.Second))
+	}
+	return fmt.Sprintf("%s; its agent has been silent for %s, and its lease has ended: the next agent that asks takes it over", text, age)
+}
+
+// silent reports whether no agent asks for tasks as often as it should.
+func silent(s *taskdb.Status, cfg *config.Config) bool {
+	return s.LastPollAge > 2*cfg.Agent.PollInterval+5*time.Second
 }
 
 // line prints one line that stays.
@@ -199,8 +273,11 @@ func (f *follower) draw() {
 		return
 	}
 	phase, since := "waiting", f.started
-	if f.seen > 0 {
+	switch {
+	case f.last != nil:
 		phase, since = string(f.last.Phase), f.last.Time
+	case f.status == task.StatusInProgress:
+		phase = "in progress"
 	}
 	spin := `|/-\`
 	elapsed := time.Since(since)

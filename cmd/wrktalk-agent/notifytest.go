@@ -9,7 +9,9 @@ import (
 
 // runNotifyTest is `wrktalk-agent notify-test`.
 func runNotifyTest(a *app, args []string) error {
-	rest, err := a.parse(a.flags(), args, 1, 1)
+	fs := a.flags()
+	a.outputFlag(fs)
+	rest, err := a.parse(fs, args, 1, 1)
 	if err != nil {
 		return err
 	}
@@ -29,6 +31,9 @@ func runNotifyTest(a *app, args []string) error {
 	}
 	if err := notifier.SendTest(ctx, settings, transport(cfg), origin(cfg), rest[0]); err != nil {
 		return err
+	}
+	if a.output == "json" {
+		return a.printJSON(map[string]any{"accepted": true, "server": settings.Host, "recipient": rest[0]})
 	}
 	fmt.Fprintf(a.stdout, "%s accepted a test mail to %s\n", settings.Host, rest[0])
 	return nil

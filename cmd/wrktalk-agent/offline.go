@@ -49,6 +49,12 @@ func (a *app) rollbackOffline(args []string, envFile string, wait bool) error {
 		return usagef("release %s was deployed with an env, which is kept in the database alone: give --env FILE with %s",
 			release.Version, strings.Join(needsEnv, ", "))
 	}
+	if env != nil {
+		if missing := notSet(*env, needsEnv); len(missing) > 0 {
+			fmt.Fprintf(a.stderr, "wrktalk-agent %s: warning: %s does not seem to set %s, with which release %s was deployed: without, the rollback is refused\n",
+				a.command.name, envFile, strings.Join(missing, ", "), release.Version)
+		}
+	}
 	dir, err := openStaging(cfg.Staging.Dir)
 	if err != nil {
 		return err
@@ -63,17 +69,15 @@ func (a *app) rollbackOffline(args []string, envFile string, wait bool) error {
 	if err != nil {
 		return err
 	}
-	held, err := dir.Held(staging.Runner)
-	if err != nil {
-		return err
-	}
+	// It is asked for whatever this says.
+	held, heldErr := dir.Held(staging.Runner)
 	if a.output != "json" {
 		what := "the previous release"
 		if release.Version != "" {
 			what = "release " + release.Version
 		}
 		fmt.Fprintf(a.stdout, "asked the runner to roll back to %s without the database: task %s\n", what, id)
-		if !held {
+		if heldErr == nil && !held {
 			fmt.Fprintln(a.stdout, "no runner is running here: it does so when it starts (wrktalk-agent run)")
 		}
 	}
@@ -84,6 +88,24 @@ func (a *app) rollbackOffline(args []string, envFile string, wait bool) error {
 		return a.printJSON(map[string]any{"id": id, "offline": true, "release_version": release.Version})
 	}
 	return nil
+}
+
+// notSet returns which of names no line of the .env text env seems to set. It
+// reads no value, so that a text it does not understand does no harm.
+func notSet(env string, names []string) (missing []string) {
+	set := map[string]bool{}
+	for line := range strings.Lines(env) {
+		line = strings.TrimPrefix(strings.TrimSpace(line), "export ")
+		if i := strings.IndexAny(line, "=:"); i > 0 {
+			set[strings.TrimSpace(line[:i])] = true
+		}
+	}
+	for _, name := range names {
+		if !set[name] {
+			missing = append(missing, name)
+		}
+	}
+	return missing
 }
 
 // offlineRelease finds the release to go back to among those kept on this host,
@@ -200,7 +222,10 @@ func (a *app) followOffline(ctx context.Context, cfg *config.Config, id task.ID)
 				err = errSilent
 			}
 			return err
-		case !errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, errShredded):
+			f.clear()
+			return a.endOfOffline(ctx, cfg, id)
+		case !errors.Is(err, errNoOutcome):
 			return err
 		}
 		f.draw()
@@ -213,8 +238,34 @@ func (a *app) followOffline(ctx context.Context, cfg *config.Config, id task.ID)
 	}
 }
 
-// localOutcome returns the outcome of a task in the staging directory at path,
-// or an error that is fs.ErrNotExist as long as there is none.
+// endOfOffline tells from the database how a task ended whose directory went
+// before its outcome was seen: then it is recorded, and its mails are settled.
+func (a *app) endOfOffline(ctx context.Context, cfg *config.Config, id task.ID) error {
+	db, err := a.database(ctx, cfg)
+	if err != nil {
+		return usageError{err}
+	}
+	defer db.Close()
+	row, err := db.Task(ctx, id)
+	if err != nil {
+		return fmt.Errorf("task %s has ended, and how is not known here: %w", id, err)
+	}
+	if a.output == "json" {
+		err = a.printJSON(row)
+	} else {
+		fmt.Fprintln(a.stdout, verdict(row))
+	}
+	if err == nil && row.Status == task.StatusFailed {
+		err = errSilent
+	}
+	return err
+}
+
+// errNoOutcome means that a task has not ended yet.
+var errNoOutcome = errors.New("there is no outcome yet")
+
+// localOutcome returns the outcome of a task in the staging directory at path;
+// errNoOutcome as long as there is none, errShredded when its directory is gone.
 func localOutcome(path string, id task.ID) (task.Outcome, error) {
 	dir, err := staging.Open(path, staging.Reader)
 	if err != nil {
@@ -222,8 +273,18 @@ func localOutcome(path string, id task.ID) (task.Outcome, error) {
 	}
 	defer dir.Close()
 	t, err := dir.Find(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return task.Outcome{}, errShredded
+	}
 	if err != nil {
 		return task.Outcome{}, err
 	}
-	return t.Outcome()
+	o, err := t.Outcome()
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+		return o, err
+	case t.State == staging.Quarantine:
+		return o, fmt.Errorf("task directory %s was set aside: see wrktalk-agent inspect %s", t.Path(), t.Name)
+	}
+	return o, errNoOutcome
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 )
 
@@ -34,6 +35,12 @@ func runPush(a *app, args []string) error {
 	cfg, err := a.config()
 	if err != nil {
 		return err
+	}
+	switch {
+	case *values != "" && cfg.Agent.DeploymentType == task.DeploymentDocker:
+		return usagef("--values is for Helm releases, and agent.deployment_type is docker: give a Compose release its .env with --env FILE")
+	case *env != "" && cfg.Agent.DeploymentType == task.DeploymentKubernetes:
+		return usagef("--env is for Compose releases, and agent.deployment_type is kubernetes: give a Helm release its values with --values FILE")
 	}
 	release := taskdb.NewArtifact{Version: *version, ChartType: cfg.Agent.DeploymentType.ChartType()}
 	if release.Env, err = optionalFile(*env); err != nil {

@@ -42,6 +42,7 @@ func runSupervisor(a *app, args []string) error {
 		Log:          log,
 		Output:       a.stderr,
 		Listen:       cfg.HTTP.Listen,
+		Staging:      cfg.Staging.Dir,
 		Metrics:      m,
 		Observe:      m.Observe,
 		NotifySocket: lifeline.NotifySocket(),

@@ -5,17 +5,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net/http"
 	"os/signal"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/config"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/notifier"
 )
 
 // report is what `status --output json` prints.
@@ -27,13 +29,31 @@ type report struct {
 	LastPoll       *time.Time          `json:"last_agent_poll"`
 	Pending        int                 `json:"pending"`
 	NextDueSeconds *float64            `json:"next_due_seconds"`
-	InProgress     []flight            `json:"in_progress"`
-	Recent         []taskdb.TaskRow    `json:"recent"`
+	// Queue is the first ten pending tasks, in the order in which they are
+	// taken. OtherPending counts those that wait for agents of the other
+	// deployment type, OtherDue those of them that are due.
+	Queue        []queued         `json:"queue"`
+	OtherPending int              `json:"other_pending"`
+	OtherDue     int              `json:"other_due"`
+	InProgress   []flight         `json:"in_progress"`
+	Recent       []taskdb.TaskRow `json:"recent"`
 	// Components is what the supervisor on this host says; nil when none
-	// answers. Staging counts the directories per state; nil when it cannot be
-	// read.
+	// answers. Running is which components hold this configuration's staging
+	// directory, and Staging counts the directories per state; both nil when it
+	// cannot be read.
 	Components json.RawMessage       `json:"components"`
+	Running    map[staging.Role]bool `json:"running"`
 	Staging    map[staging.State]int `json:"staging"`
+	// Mail is what lies here to be sent; nil when nothing does.
+	Mail *mailReport `json:"mail"`
+}
+
+// mailReport is about mails that are still to be sent.
+type mailReport struct {
+	Pending   int        `json:"pending"`
+	LastError string     `json:"last_error,omitempty"` // of the newest attempt that failed
+	NextTry   *time.Time `json:"next_try,omitempty"`   // the earliest
+	attempted time.Time  // when LastError came
 }
 
 type release struct {
@@ -42,7 +62,14 @@ type release struct {
 	AppliedAt  *time.Time `json:"applied_at"`
 }
 
-// flight is a task in progress, with its phase if it is on this host.
+// queued is a task that waits, and why it does.
+type queued struct {
+	taskdb.TaskRow
+	Why string `json:"why"`
+}
+
+// flight is a task in progress, with its phase if it is on this host or the
+// agent's own schema has it.
 type flight struct {
 	taskdb.TaskRow
 	Phase *task.Event `json:"phase,omitempty"`
@@ -71,10 +98,24 @@ func runStatus(a *app, args []string) error {
 		_, err := a.status(ctx, db, cfg, "")
 		return err
 	}
-	shown := ""
+	return a.watchStatus(ctx, db, cfg)
+}
+
+// watchStatus shows the state whenever it changes, until ctx ends. It outlives
+// a database that is away for a while.
+func (a *app) watchStatus(ctx context.Context, db *taskdb.DB, cfg *config.Config) (err error) {
+	shown, lost := "", false
 	for {
-		if shown, err = a.status(ctx, db, cfg, shown); err != nil && ctx.Err() == nil {
+		switch shown, err = a.status(ctx, db, cfg, shown); {
+		case err == nil:
+			lost = false
+		case ctx.Err() != nil:
+		case !taskdb.Transient(err):
 			return err
+		case !lost:
+			fmt.Fprintf(a.stderr, "wrktalk-agent %s: %s; trying again\n", a.command.name, explain(err))
+			// What comes next is shown even if it reads like what was shown before.
+			shown, lost = " ", true
 		}
 		select {
 		case <-ctx.Done():
@@ -121,22 +162,38 @@ func gather(ctx context.Context, db *taskdb.DB, cfg *config.Config) (*report, *t
 	r := &report{
 		DeploymentType: cfg.Agent.DeploymentType, Current: releaseOf(s.Current), Previous: releaseOf(s.Previous),
 		Maintenance: s.Maintenance, LastPoll: s.LastPoll, Pending: s.Pending, Recent: s.Recent,
-		InProgress: []flight{},
+		Queue: []queued{}, OtherPending: s.OtherPending, OtherDue: s.OtherDue, InProgress: []flight{},
 	}
 	if s.NextDue != nil {
 		due := s.NextDue.Seconds()
 		r.NextDueSeconds = &due
 	}
+	for _, t := range s.Queue {
+		r.Queue = append(r.Queue, queued{t, whyWaiting(t, s, cfg)})
+	}
 	for _, t := range s.InProgress {
-		f := flight{TaskRow: t}
-		if events, err := localEvents(cfg.Staging.Dir, t.ID); err == nil && len(events) > 0 {
-			f.Phase = &events[len(events)-1]
+		phase, err := lastEvent(ctx, db, cfg, t.ID)
+		if err != nil {
+			return nil, nil, err
 		}
-		r.InProgress = append(r.InProgress, f)
+		r.InProgress = append(r.InProgress, flight{t, phase})
 	}
 	r.Components = componentHealth(ctx, cfg)
-	r.Staging = countStaging(cfg.Staging.Dir)
+	lookAround(cfg.Staging.Dir, r)
 	return r, s, nil
+}
+
+// lastEvent returns what was last said about a task, by this host's staging
+// directory or else by the agent's own schema; nil when neither has it.
+func lastEvent(ctx context.Context, db *taskdb.DB, cfg *config.Config, id task.ID) (*task.Event, error) {
+	if events, err := localEvents(cfg.Staging.Dir, id); err == nil && len(events) > 0 {
+		return &events[len(events)-1], nil
+	}
+	e, err := db.LastEvent(ctx, id)
+	if err != nil || e == nil {
+		return nil, err
+	}
+	return &e.Event, nil
 }
 
 func releaseOf(a *taskdb.Artifact) *release {
@@ -146,7 +203,11 @@ func releaseOf(a *taskdb.Artifact) *release {
 	return &release{a.ID, a.Version, a.AppliedAt}
 }
 
-// componentHealth asks the supervisor on this host how its components are.
+// local asks for pages of this host, which no proxy has.
+var local = &http.Client{Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
+
+// componentHealth asks the supervisor on this host how its components are;
+// nil when none answers. One of another configuration is none of ours.
 func componentHealth(ctx context.Context, cfg *config.Config) json.RawMessage {
 	if cfg.HTTP.Listen == "" {
 		return nil
@@ -158,139 +219,76 @@ func componentHealth(ctx context.Context, cfg *config.Config) json.RawMessage {
 		return nil
 	}
 	req.Header.Set("Accept", "application/json")
-	res, err := http.DefaultClient.Do(req)
+	res, err := local.Do(req)
 	if err != nil {
 		return nil
 	}
 	defer res.Body.Close()
 	var body struct {
+		Staging    string          `json:"staging"`
 		Components json.RawMessage `json:"components"`
 	}
-	if json.NewDecoder(res.Body).Decode(&body) != nil {
+	if json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&body) != nil || body.Staging != cfg.Staging.Dir {
 		return nil
 	}
 	return body.Components
 }
 
-func countStaging(path string) map[staging.State]int {
+// lookAround finds out which components run on the staging directory at path,
+// counts what lies in it, and what mail waits there.
+func lookAround(path string, r *report) {
+	running := make(map[staging.Role]bool)
 	dir, err := staging.Open(path, staging.Reader)
 	if err != nil {
-		return nil
+		if errors.Is(err, fs.ErrNotExist) { // no agent has been here
+			r.Running = running
+		}
+		return
 	}
 	defer dir.Close()
+	for _, h := range holders {
+		if running[h.Name], err = dir.Held(h.Name); err != nil {
+			return
+		}
+	}
+	r.Running = running
 	counts := make(map[staging.State]int)
 	for _, s := range staging.States {
 		tasks, err := dir.List(s)
 		if err != nil {
-			return nil
+			return
 		}
 		counts[s] = len(tasks)
-	}
-	return counts
-}
-
-func printStatus(b *strings.Builder, r *report, s *taskdb.Status, cfg *config.Config) {
-	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	row := func(key, format string, args ...any) { fmt.Fprintf(tw, "%s\t%s\n", key, fmt.Sprintf(format, args...)) }
-
-	row("Target", "%s, database %s", origin(cfg).Target, cfg.DB.Address())
-	row("Serving", "%s", describe(r.Current, "no release is flagged current"))
-	row("Rollback to", "%s", describe(r.Previous, "no release is flagged previous"))
-	switch {
-	case s.LastPoll == nil:
-		row("Agent", "no agent has ever asked this database for tasks; start wrktalk-agent run")
-	case s.LastPollAge > 2*cfg.Agent.PollInterval+5*time.Second:
-		row("Agent", "no agent has asked for tasks for %s; is wrktalk-agent run running?", s.LastPollAge.Round(time.Second))
-	default:
-		row("Agent", "asks for tasks (last %s ago)", s.LastPollAge.Round(time.Second))
-	}
-	row("Here", "%s", describeComponents(r.Components))
-	if r.Maintenance {
-		row("Maintenance", "on")
-	}
-	switch {
-	case s.Pending == 0:
-		row("Queue", "empty")
-	case s.NextDue == nil || *s.NextDue > 0:
-		row("Queue", "%d pending, the next one is due %s", s.Pending, describeDue(s.NextDue))
-	case len(r.InProgress) > 0:
-		row("Queue", "%d pending; the one in progress comes first", s.Pending)
-	default:
-		row("Queue", "%d pending, due now", s.Pending)
-	}
-	for _, f := range r.InProgress {
-		row("In progress", "%s of %s, task %s%s", f.Kind, orDash(f.ReleaseVersion), f.ID, describePhase(f))
-	}
-	if n := r.Staging[staging.Quarantine]; n > 0 {
-		row("Quarantine", "%d task(s) set aside in %s: reason.txt there says why", n, cfg.Staging.Dir)
-	}
-	tw.Flush()
-	if len(r.Recent) == 0 {
-		return
-	}
-	b.WriteString("\nLast outcomes\n")
-	for _, t := range r.Recent {
-		when := "-"
-		if t.CompletedAt != nil {
-			when = t.CompletedAt.Local().Format("2006-01-02 15:04:05")
-		}
-		fmt.Fprintf(tw, "  %s\t%s\n", when, verdict(t))
-	}
-	tw.Flush()
-}
-
-func describe(r *release, none string) string {
-	switch {
-	case r == nil:
-		return none
-	case r.AppliedAt == nil:
-		return r.Version
-	default:
-		return fmt.Sprintf("%s since %s", r.Version, r.AppliedAt.Local().Format("2006-01-02 15:04:05"))
-	}
-}
-
-func describeDue(d *time.Duration) string {
-	if d == nil {
-		return "never"
-	}
-	return "in " + d.Round(time.Second).String()
-}
-
-func describePhase(f flight) string {
-	switch {
-	case f.Phase != nil:
-		return fmt.Sprintf(": %s, %s (for %s)", f.Phase.Phase, f.Phase.Text, time.Since(f.Phase.Time).Round(time.Second))
-	case f.HeartbeatAge != nil:
-		return fmt.Sprintf("; last heard of %s ago", f.HeartbeatAge.Round(time.Second))
-	default:
-		return "; never heard of"
-	}
-}
-
-// describeComponents says what the supervisor on this host reports.
-func describeComponents(raw json.RawMessage) string {
-	var list []struct {
-		Name      string `json:"name"`
-		State     string `json:"state"`
-		Ready     bool   `json:"ready"`
-		Reason    string `json:"reason"`
-		CrashLoop bool   `json:"crash_loop"`
-	}
-	if raw == nil || json.Unmarshal(raw, &list) != nil {
-		return "no supervisor answers on this host"
-	}
-	var errs []error
-	for _, c := range list {
-		switch {
-		case c.CrashLoop:
-			errs = append(errs, fmt.Errorf("%s keeps dying: %s", c.Name, c.Reason))
-		case !c.Ready:
-			errs = append(errs, fmt.Errorf("%s is not ready (%s): %s", c.Name, c.State, orDash(c.Reason)))
+		if s == staging.Done {
+			r.Mail = waitingMail(tasks)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return strings.ReplaceAll(err.Error(), "\n", "; ")
+	r.Staging = counts
+}
+
+// waitingMail reads in the ledgers of finished tasks what is still to be sent.
+func waitingMail(tasks []*staging.Task) *mailReport {
+	m := &mailReport{}
+	for _, t := range tasks {
+		l, err := notifier.ReadLedger(t)
+		if err != nil {
+			continue // not planned yet, or dealt with meanwhile
+		}
+		for _, d := range l.Deliveries {
+			if d.State != notifier.StatePending {
+				continue
+			}
+			m.Pending++
+			if m.NextTry == nil || d.NextTry.Before(*m.NextTry) {
+				m.NextTry = &d.NextTry
+			}
+			if d.LastError != "" && !d.UpdatedAt.Before(m.attempted) {
+				m.LastError, m.attempted = d.LastError, d.UpdatedAt
+			}
+		}
 	}
-	return "fetcher, runner and notifier are ready"
+	if m.Pending == 0 {
+		return nil
+	}
+	return m
 }

@@ -28,6 +28,15 @@ func notEmpty(s string) error {
 	return nil
 }
 
+// isName refuses the address that somebody gave for a mere name: it may hold a
+// password, and names are shown.
+func isName(s string) error {
+	if address(s) {
+		return errors.New("want a name, not an address: that belongs into db.url")
+	}
+	return notEmpty(s)
+}
+
 func isProjectName(s string) error {
 	if !projectName.MatchString(s) {
 		return errors.New("want lower-case letters, digits, - and _, beginning with a letter or digit")

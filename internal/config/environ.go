@@ -32,17 +32,6 @@ func environment(environ []string) map[string]string {
 	return env
 }
 
-// ScrubEnv returns environ without what only the agent itself should see: its
-// own variables, everything libpq reads (PG*) and the way to the systemd
-// credentials. Child processes get the rest; Compose interpolates it.
-func ScrubEnv(environ []string) []string {
-	return slices.DeleteFunc(slices.Clone(environ), func(pair string) bool {
-		name, _, _ := strings.Cut(pair, "=")
-		return strings.HasPrefix(name, "WRKTALK_") || strings.HasPrefix(name, "PG") ||
-			name == "CREDENTIALS_DIRECTORY"
-	})
-}
-
 // readEnvironment takes the keys' variables, and warns of those that look like
 // ours and are not.
 func (l *loader) readEnvironment() {

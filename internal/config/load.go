@@ -106,6 +106,8 @@ func (l *loader) readFlags() {
 		}
 		i := lookup(name)
 		switch {
+		case address(pair) && i < 0:
+			l.report("--set wants section.key=value, not an address; for the database's, set %s", keys[mustLookup("db.url")].vars()[0])
 		case i < 0:
 			l.report("--set %s: there is no such key%s", name, suggestKey(name))
 		case keys[i].kind == kindSecret:
@@ -173,9 +175,15 @@ func (c *Config) notSet(k key) error {
 		oneOf([]task.DeploymentType{task.DeploymentKubernetes, task.DeploymentDocker}))
 }
 
+// address reports whether text may be an address with a password in it, of
+// which no message shows anything.
+func address(text string) bool {
+	return strings.Contains(text, "://") && strings.Contains(text, "@")
+}
+
 // quote returns text as a message may show it.
 func quote(k key, text string) string {
-	if k.kind == kindSecret {
+	if k.kind == kindSecret || address(text) {
 		return "the value"
 	}
 	if runes := []rune(text); len(runes) > 60 {

@@ -353,3 +353,30 @@ func TestTargetSessionAttrs(t *testing.T) {
 		t.Errorf("set: %q", c.DB.TargetSessionAttrs)
 	}
 }
+
+// Wherever an address with a password is given, no message repeats it.
+func TestNoMessageShowsAnAddressWithAPassword(t *testing.T) {
+	const secret = "hunter2"
+	for _, key := range []string{
+		"db.host", "db.name", "db.user", "db.port", "db.ssl_mode", "db.ssl_root_cert", "maintenance.probe_url", "http.listen", "log.level", "notify.timeout",
+	} {
+		src := source(t, []string{docker}, key+"=https://agent:"+secret+"@db.example.com:5432/wrktalk")
+		for _, line := range mustFail(t, src) {
+			if strings.Contains(line, secret) || !strings.Contains(line, key) {
+				t.Errorf("%s", line)
+			}
+		}
+	}
+	// The key was left out, so that the address stands in its place.
+	for _, line := range mustFail(t, source(t, []string{docker}, "postgres://agent:"+secret+"@db/wrktalk?sslmode=require")) {
+		if strings.Contains(line, secret) || !strings.Contains(line, "WRKTALK_AGENT_DB_URL") {
+			t.Errorf("%s", line)
+		}
+	}
+	file := write(t, "config.toml", "[agent]\ndeployment_type = \"docker\"\n[db]\nhost = \"postgres://agent:"+secret+"@db/wrktalk\"\n")
+	for _, line := range mustFail(t, Source{File: file}) {
+		if strings.Contains(line, secret) {
+			t.Errorf("%s", line)
+		}
+	}
+}

@@ -108,11 +108,11 @@ var dbKeys = []key{
 	},
 	{
 		"db.name", "wrktalk", "database name",
-		text(func(c *Config) *string { return &c.DB.Name }, notEmpty),
+		text(func(c *Config) *string { return &c.DB.Name }, isName),
 	},
 	{
 		"db.user", "postgres", "user name",
-		text(func(c *Config) *string { return &c.DB.User }, notEmpty),
+		text(func(c *Config) *string { return &c.DB.User }, isName),
 	},
 	{
 		"db.password", "", "password; without one, ~/.pgpass is consulted",

@@ -111,7 +111,7 @@ var serviceKeys = []key{
 		text(func(c *Config) *string { return &c.Notify.Helo }, isHelo),
 	},
 	{
-		"notify.timeout", "30s", "how long one exchange with the mail server may take",
+		"notify.timeout", "30s", "how long one exchange with the mail server may take; once it has the whole mail, it may take 10m to answer",
 		duration(func(c *Config) *time.Duration { return &c.Notify.Timeout }, 1),
 	},
 }

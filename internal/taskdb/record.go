@@ -92,6 +92,26 @@ func (db *DB) Events(ctx context.Context, id task.ID, after int64) ([]RecordedEv
 	return events, tidy(doing, rows.Err())
 }
 
+// LastEvent returns the newest event of a task's timeline; nil without any, and
+// without the agent's schema.
+func (db *DB) LastEvent(ctx context.Context, id task.ID) (*RecordedEvent, error) {
+	const doing = "read the last event"
+	if ok, err := db.migrated(ctx); err != nil || !ok {
+		return nil, tidy(doing, err)
+	}
+	e := new(RecordedEvent)
+	err := tidy(doing, db.row(ctx, []any{&e.Seq, &e.Token, &e.Time, &e.Component, &e.Phase, &e.Text}, `
+		select seq, token, at, component, phase, text from wrktalk_agent.event
+		where task = $1 order by seq desc limit 1`, string(id)))
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
 // Mail is one message in the outbox of the agent's schema.
 type Mail struct {
 	TaskID    task.ID
@@ -102,16 +122,18 @@ type Mail struct {
 }
 
 // RecordMail adds a message to the outbox or updates the one with the same id
-// and recipient. Without the agent's schema it does nothing.
+// and recipient; one that is as it was keeps its time. Without the agent's
+// schema it does nothing.
 func (db *DB) RecordMail(ctx context.Context, m Mail) error {
 	if ok, err := db.migrated(ctx); err != nil || !ok {
 		return tidy("record the mail", err)
 	}
 	_, err := db.exec(ctx, `
-		insert into wrktalk_agent.outbox (task, recipient, message_id, state, attempts)
+		insert into wrktalk_agent.outbox as o (task, recipient, message_id, state, attempts)
 		values ($1, $2, $3, $4, $5::int)
 		on conflict (message_id, recipient) do update set
-			state = excluded.state, attempts = excluded.attempts, at = clock_timestamp()`,
+			state = excluded.state, attempts = excluded.attempts, at = clock_timestamp()
+		where (o.state, o.attempts) is distinct from (excluded.state, excluded.attempts)`,
 		string(m.TaskID), task.SafeText(m.Recipient, 500), task.SafeText(m.MessageID, 500), task.SafeText(m.State, 100), m.Attempts)
 	return tidy("record the mail", err)
 }

@@ -88,6 +88,10 @@ func TestTasksAndStatus(t *testing.T) {
 			s.NextDue == nil || *s.NextDue < time.Hour || *s.NextDue > 2*time.Hour+time.Second {
 			t.Errorf("status: %+v", s)
 		}
+		// A third waits for ever, and the fourth is not this target's.
+		if got := ids(s.Queue); len(got) != 2 || got[0] != waiting || s.OtherPending != 1 || s.OtherDue != 1 {
+			t.Errorf("queue: %v, %d of them due of %d for others", got, s.OtherDue, s.OtherPending)
+		}
 		if len(s.InProgress) != 1 || s.InProgress[0].ID != running.ID || s.InProgress[0].HeartbeatAge == nil {
 			t.Errorf("in progress: %+v", s.InProgress)
 		}
@@ -116,6 +120,29 @@ func TestTasksAndStatus(t *testing.T) {
 		}
 		if _, err := db.AddTask(ctx, taskdb.NewTask{Kind: task.KindDeploy, ArtifactID: new(fmt.Sprint(waiting))}); err == nil {
 			t.Error("a task of an artifact that is not there was added")
+		}
+	})
+}
+
+func TestWhoseTaskItIs(t *testing.T) {
+	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
+		ctx := t.Context()
+		if types, err := db.DeploymentTypes(ctx); err != nil || len(types) != 0 {
+			t.Errorf("deployment types of nothing: %q, %v", types, err)
+		}
+		raw.SQL(t, "insert into deployment_config (id, deployment_type) select gen_random_uuid()::text::"+idType(t, raw)+", 'kubernetes'")
+		if types, err := db.DeploymentTypes(ctx); err != nil || !slices.Equal(types, []string{"kubernetes"}) {
+			t.Errorf("deployment types: %q, %v", types, err)
+		}
+		deploy := addTask(t, db, task.KindDeploy, pushArtifact(t, db, task.ChartCompose, "1.0"))
+		rollback, err := db.AddTask(ctx, taskdb.NewTask{Kind: task.KindRollback})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for id, want := range map[task.ID]task.ChartType{deploy: task.ChartCompose, rollback: task.ChartHelm, "nonsense": ""} {
+			if got, err := db.WaitsFor(ctx, id); err != nil || got != want {
+				t.Errorf("task %s waits for %q, want %q: %v", id, got, want, err)
+			}
 		}
 	})
 }

@@ -135,8 +135,14 @@ type Status struct {
 	LastPollAge time.Duration
 	Pending     int            // tasks that wait, due or not
 	NextDue     *time.Duration // of the first of them; 0 when it is due, nil without any
+	Queue       []TaskRow      // the first ten of them, in the order in which they are taken
 	InProgress  []TaskRow
 	Recent      []TaskRow // the last five that ended, newest first
+
+	// OtherPending counts the tasks that wait for agents of the other chart
+	// type, OtherDue those of them that are due: no agent of this target takes
+	// them.
+	OtherPending, OtherDue int
 }
 
 // Status returns a summary of the target: what serves, what an agent does, and
@@ -158,14 +164,23 @@ func (db *DB) Status(ctx context.Context, target Target) (*Status, error) {
 		return nil, err
 	}
 	var due *float64
-	err = db.row(ctx, []any{&s.Pending, &due}, `with `+openTasks+`
-		select count(*), case when min(execute_after) = '-infinity' then 0 when min(execute_after) < 'infinity'
-			then greatest(0, extract(epoch from min(execute_after) - clock_timestamp()))::float8 end
-		from open_tasks where status = 'pending' and coalesce(chart, $1::text) = $1::text`, string(chart))
+	err = db.row(ctx, []any{&s.Pending, &due, &s.OtherPending, &s.OtherDue}, `with `+openTasks+`, waiting as (
+			select execute_after, coalesce(chart, $1::text) = $1::text as mine from open_tasks where status = 'pending'
+		), first as (select min(execute_after) as due from waiting where mine)
+		select count(*) filter (where mine), (select case when due = '-infinity' then 0 when due < 'infinity'
+				then greatest(0, extract(epoch from due - clock_timestamp()))::float8 end from first),
+			count(*) filter (where not mine), count(*) filter (where not mine and execute_after <= clock_timestamp())
+		from waiting`, string(chart))
 	if err != nil {
 		return nil, tidy("count the pending tasks", err)
 	}
 	s.NextDue = seconds(due)
+	s.Queue, err = db.tasks(ctx, `where t.id::text in (with `+openTasks+`
+		select id from open_tasks where status = 'pending' and coalesce(chart, $1::text) = $1::text)
+		order by t.execute_after, t.created_at, t.id limit 10`, string(chart))
+	if err != nil {
+		return nil, err
+	}
 	s.InProgress, err = db.tasks(ctx, `where t.id::text in (with `+openTasks+`
 		select id from open_tasks where status = 'inProgress' and coalesce(chart, $1::text) = $1::text)
 		order by t.picked_up_at, t.id limit 20`, string(chart))
@@ -180,4 +195,25 @@ func (db *DB) Status(ctx context.Context, target Target) (*Status, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// WaitsFor returns the chart type whose agents an open task waits for, by the
+// rule of Claim; "" when any agent may take it or it is not open any more.
+func (db *DB) WaitsFor(ctx context.Context, id task.ID) (task.ChartType, error) {
+	var chart string
+	err := tidy("find out whose task it is", db.row(ctx, []any{&chart},
+		`with `+openTasks+` select coalesce(chart, '') from open_tasks where id = $1`, string(id)))
+	if isNotFound(err) {
+		return "", nil
+	}
+	return task.ChartType(chart), err
+}
+
+// DeploymentTypes returns the deployment types that deployment_config names.
+func (db *DB) DeploymentTypes(ctx context.Context) ([]string, error) {
+	var types []string
+	err := db.row(ctx, []any{&types}, `select coalesce(array_agg(distinct lower(btrim(deployment_type::text))
+		order by lower(btrim(deployment_type::text))), '{}')::text[]
+		from deployment_config where btrim(deployment_type::text) <> ''`)
+	return types, tidy("read deployment_config.deployment_type", err)
 }
