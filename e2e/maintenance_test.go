@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -108,16 +112,28 @@ func TestEveryAnswerIsOldThenPageThenNew(t *testing.T) {
 	}
 }
 
+// freePort returns a port that the kernel gives to nobody by itself: while a
+// container is replaced, nobody listens on it.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
+	var low, high int
+	if _, err := fmt.Sscan(string(text), &low, &high); err != nil {
 		t.Fatal(err)
 	}
-	return port
+	for range 10_000 {
+		port := 10_000 + rand.IntN(1<<16-10_000)
+		if port >= low && port <= high {
+			continue
+		}
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return strconv.Itoa(port)
+		}
+	}
+	t.Fatalf("no port outside of %d to %d is free", low, high)
+	return ""
 }

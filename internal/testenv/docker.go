@@ -18,7 +18,7 @@ import (
 )
 
 // dockerTimeout bounds one command of the docker program.
-const dockerTimeout = 2 * time.Minute
+const dockerTimeout = 5 * time.Minute
 
 // RunDocker runs the docker program and returns what it printed on standard
 // output. Its error quotes standard error.
@@ -159,13 +159,16 @@ func AppImage(t testing.TB, version string) string {
 func AppImageWith(t testing.TB, version string, interval time.Duration) string {
 	t.Helper()
 	ref := "wrktalk-test-" + uniqueName() + ":" + version
+	done := claimDocker(t, claimedImage, ref)
 	if err := BuildAppImage(context.Background(), ref, version, interval); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := RemoveImage(context.Background(), ref); err != nil {
 			t.Error(err)
+			return
 		}
+		done()
 	})
 	return ref
 }
@@ -174,13 +177,73 @@ func AppImageWith(t testing.TB, version string, interval time.Duration) string {
 // uses. Its containers, networks and volumes are removed at the end of the test.
 func ComposeProject(t testing.TB) string {
 	t.Helper()
+	t.Helper()
 	name := "wt" + uniqueName()
+	done := claimDocker(t, claimedProject, name)
 	t.Cleanup(func() {
 		if err := RemoveComposeProject(context.Background(), name); err != nil {
 			t.Error(err)
+			return
 		}
+		done()
 	})
 	return name
+}
+
+// dockerClaims is a directory with one file for each thing that this process has
+// the engine hold. When the process dies, the next one removes them: networks
+// above all, of which an engine has few.
+var dockerClaims struct {
+	once sync.Once
+	dir  *ownedDir
+	err  error
+}
+
+const claimsPrefix = "wrktalk-docker-"
+
+// How the files are called, before the name of the thing.
+const (
+	claimedProject = "project="
+	claimedImage   = "image="
+)
+
+// claimDocker notes that this process is about to make a thing; done is called
+// when it is gone.
+func claimDocker(t testing.TB, kind, name string) (done func()) {
+	t.Helper()
+	c := &dockerClaims
+	c.once.Do(func() {
+		if c.dir, c.err = newOwnedDir(claimsPrefix); c.err != nil {
+			return
+		}
+		AtExit(func() {
+			// What could not be removed is left to the next process.
+			if left, _ := filepath.Glob(filepath.Join(c.dir.path, "*=*")); len(left) == 0 {
+				c.dir.remove()
+			}
+		})
+	})
+	if c.err != nil {
+		t.Fatal(c.err)
+	}
+	file := filepath.Join(c.dir.path, kind+name)
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func() { os.Remove(file) }
+}
+
+// removeClaimed removes what a dead process had the engine hold, as far as that
+// goes: an engine that is away keeps it.
+func removeClaimed(dir string) {
+	for kind, remove := range map[string]func(context.Context, string) error{
+		claimedProject: RemoveComposeProject, claimedImage: RemoveImage,
+	} {
+		files, _ := filepath.Glob(filepath.Join(dir, kind+"*"))
+		for _, file := range files {
+			_ = remove(context.Background(), strings.TrimPrefix(filepath.Base(file), kind))
+		}
+	}
 }
 
 // RemoveComposeProject removes the containers, networks and volumes that carry

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -72,7 +73,12 @@ func StartHAProxy(opts HAProxyOptions) (_ *HAProxy, err error) {
 	if h.webServer, err = startWebServer(dir, "haproxy", "-W", "-f", filepath.Join(dir, "haproxy.cfg")); err != nil {
 		return nil, err
 	}
-	if err := h.await("start HAProxy", func() error { _, err := h.worker(); return err }); err != nil {
+	if err := h.await("start HAProxy", func() error {
+		if _, err := h.worker(); err != nil {
+			return err
+		}
+		return h.listening()
+	}); err != nil {
 		return nil, errors.Join(err, h.stop())
 	}
 	return h, nil
@@ -163,7 +169,31 @@ func (h *HAProxy) worker() (string, error) {
 	return "", fmt.Errorf("find the worker in %q", info)
 }
 
-// Reload does what systemctl reload does, and waits until a new worker answers.
+// listening returns nil when the master takes the signal to reload. It starts
+// itself anew for a reload, and loses signals until then.
+func (h *HAProxy) listening() error {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.process.Pid))
+	if err != nil {
+		return err
+	}
+	masks := map[string]uint64{}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		if name == "SigCgt" || name == "SigBlk" {
+			if masks[name], err = strconv.ParseUint(strings.TrimSpace(value), 16, 64); err != nil {
+				return fmt.Errorf("read the signals of HAProxy's master: %w", err)
+			}
+		}
+	}
+	const reload = 1 << (syscall.SIGUSR2 - 1)
+	if masks["SigCgt"]&reload == 0 || masks["SigBlk"]&reload != 0 {
+		return errors.New("a master that hears no signals")
+	}
+	return nil
+}
+
+// Reload does what systemctl reload does, and waits until a new worker answers
+// and the master listens again.
 func (h *HAProxy) Reload() error {
 	before, err := h.worker()
 	if err != nil {
@@ -171,8 +201,8 @@ func (h *HAProxy) Reload() error {
 	}
 	var asked time.Time
 	return h.await("reload HAProxy", func() error {
-		// A master that is still busy with the last reload loses the signal. One
-		// that is only slow must not be asked again: it would reload once more later.
+		// Should it have lost the signal all the same. One that is only slow must
+		// not be asked again: it would reload once more later.
 		if time.Since(asked) > 10*time.Second {
 			if err := h.signal(syscall.SIGUSR2); err != nil {
 				return err
@@ -182,6 +212,9 @@ func (h *HAProxy) Reload() error {
 		after, err := h.worker()
 		if err == nil && after == before {
 			err = fmt.Errorf("worker %s", before)
+		}
+		if err == nil {
+			err = h.listening()
 		}
 		return err
 	})

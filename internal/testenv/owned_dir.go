@@ -82,8 +82,9 @@ func (d *ownedDir) remove() {
 	}
 }
 
-// sweep removes directories whose owners died. A server below one of them got
-// its parent-death signal; where that failed, it is ended here.
+// sweep removes directories whose owners died, and what they had an engine hold.
+// A server below one of them got its parent-death signal; where that failed, it
+// is ended here.
 func sweep(prefix string) {
 	locks, _ := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*", ownerLock))
 	for _, path := range locks {
@@ -93,6 +94,7 @@ func sweep(prefix string) {
 		}
 		if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
 			endServer(filepath.Join(filepath.Dir(path), "data"))
+			removeClaimed(filepath.Dir(path))
 			os.RemoveAll(filepath.Dir(path))
 		}
 		lock.Close()
