@@ -144,6 +144,9 @@ func (r *run) prepare(ctx context.Context, rel deployment.Release, env rowEnv, e
 	if d.project, err = load(ctx, dir, r.job.Compose.Project, env); err != nil {
 		return nil, err
 	}
+	if err = r.store.labelContents(d.project, dir); err != nil {
+		return nil, err
+	}
 	for _, m := range fleeting(d.project, dir) {
 		note(r.out, "WARNING: %s is a bind mount of a path that release %s does not hold; what is written there is not seen by other releases: use a named volume or an absolute path", m, rel.Version)
 	}
