@@ -51,6 +51,8 @@ type bench struct {
 	deny    error // what the gate answers
 	events  []task.Event
 	log     string
+	// watchers see the events as they come; one that returns true has had its own.
+	watchers []func(task.Event) bool
 }
 
 func newBench(t *testing.T) *bench {
@@ -145,8 +147,11 @@ func (b *bench) runContext(ctx context.Context, job deployment.Job) deployment.R
 	var out bytes.Buffer
 	b.events, b.gates = nil, 0
 	d := &Deployer{
-		Out:  &out,
-		Emit: func(e task.Event) { b.events = append(b.events, e) },
+		Out: &out,
+		Emit: func(e task.Event) {
+			b.events = append(b.events, e)
+			b.watchers = slices.DeleteFunc(b.watchers, func(w func(task.Event) bool) bool { return w(e) })
+		},
 		Gate: func(context.Context) error { b.gates++; return b.deny },
 	}
 	res := d.Run(ctx, job)
@@ -275,7 +280,7 @@ func (b *bench) await(service string) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	e, err := connect(ctx, io.Discard)
+	e, err := connect(ctx, io.Discard, nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -110,7 +110,7 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 	defer cancel()
 	what := fmt.Sprintf("the deployment of release %s died half-way", rel.Version)
 	res := deployment.Result{
-		Error:   fmt.Sprintf("the deployment process died while it brought up release %s", rel.Version),
+		Error:   r.died(),
 		Touched: true,
 	}
 	if r.job.Previous != nil && !same(*r.job.Previous, rel) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/loader"
@@ -62,7 +63,10 @@ func (d *Deployer) Run(ctx context.Context, job deployment.Job) deployment.Resul
 	r.out = out
 	logrus.SetOutput(out) // the library's own warnings
 	logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, DisableTimestamp: true})
+	var emitting sync.Mutex // what waits for the engine may do so beside the library
 	r.emit = func(p task.Phase, text string) {
+		emitting.Lock()
+		defer emitting.Unlock()
 		d.Emit(task.Event{Time: time.Now().UTC(), Component: "deploy", Phase: p, Text: masker.String(text)})
 	}
 
@@ -80,12 +84,19 @@ func (r *run) do(ctx context.Context) deployment.Result {
 	defer cancel()
 	r.emit(task.PhasePreflight, fmt.Sprintf("checking release %s", r.job.Release.Version))
 
+	opening := ctx
+	if r.job.Action == deployment.ActionRecover {
+		// Also when interrupted: half-way is the one state that must not stay.
+		var cancel context.CancelFunc
+		opening, cancel = r.restoreContext(ctx)
+		defer cancel()
+	}
 	var err error
-	if r.store, err = openStore(ctx, r.job.Compose.WorkingDir); err != nil {
+	if r.store, err = openStore(opening, r.job.Compose.WorkingDir); err != nil {
 		return r.refused(err)
 	}
 	defer r.store.close()
-	if r.engine, err = connect(context.WithoutCancel(ctx), r.out); err != nil {
+	if r.engine, err = connect(opening, r.out, r.away(task.PhasePreflight)); err != nil {
 		return r.refused(err)
 	}
 	defer r.engine.close() // nothing is left to be sent
@@ -93,6 +104,20 @@ func (r *run) do(ctx context.Context) deployment.Result {
 		return r.recover(ctx)
 	}
 	return r.deploy(ctx)
+}
+
+// away returns what to do when the engine has to be waited for in phase p:
+// people who follow the task are told why it does not get on.
+func (r *run) away(p task.Phase) func(error) {
+	return func(err error) {
+		note(r.out, "%v; waiting for it", err)
+		r.emit(p, fmt.Sprintf("%v; waiting for it", err))
+	}
+}
+
+// persist does what again when the engine was away meanwhile; see engine.persist.
+func (r *run) persist(ctx context.Context, p task.Phase, what func() error) error {
+	return r.engine.persist(ctx, r.away(p), what)
 }
 
 // check refuses a job that this program cannot carry out.
@@ -211,21 +236,34 @@ func same(a, b deployment.Release) bool {
 	return a.SHA256 == b.SHA256
 }
 
-// refused is the Result of a job that changed nothing.
+// refused is the Result of a job that changed nothing. One that was to repair
+// what another process left half-way cannot say so.
 func (r *run) refused(err error) deployment.Result {
 	rel := r.job.Release.Version
 	text := oneLine(err.Error())
 	if errors.Is(err, errTimeout) && text == errTimeout.Error() {
 		text = fmt.Sprintf("the preparations were not done after %s", r.job.Timeout)
 	}
+	if r.job.Action == deployment.ActionRecover {
+		return deployment.Result{
+			Message: fmt.Sprintf("the deployment of release %s died half-way, and what serves now is not known: look at the host", rel),
+			Error:   r.died() + "; it could not be repaired: " + text,
+			Touched: true,
+		}
+	}
 	res := deployment.Result{
 		Message: fmt.Sprintf("release %s was not deployed, and nothing was changed", rel),
 		Error:   text,
 	}
-	if r.job.Previous != nil && r.job.Action == deployment.ActionDeploy {
+	if r.job.Previous != nil {
 		res.Serving = r.job.Previous.Version
 	}
 	return res
+}
+
+// died is the sentence about the process that the job follows.
+func (r *run) died() string {
+	return "the deployment process died while it brought up release " + r.job.Release.Version
 }
 
 // succeeded is the Result of a release that is up.
