@@ -276,7 +276,10 @@ func (b *bench) bundles() []string {
 }
 
 // await waits until the service's container is healthy again.
-func (b *bench) await(service string) {
+func (b *bench) await(service string) { b.awaitState(service, up) }
+
+// awaitState waits until the service's container has the standing want.
+func (b *bench) awaitState(service string, want standing) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -292,7 +295,7 @@ func (b *bench) await(service string) {
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if judge(info, info.RestartCount, 0, time.Now()).standing == up {
+		if judge(info, info.RestartCount, 0, time.Now()).standing == want {
 			return
 		}
 		select {
@@ -301,6 +304,45 @@ func (b *bench) await(service string) {
 			b.t.Fatal(err)
 		}
 	}
+}
+
+// probe is a directory to mount as /probe: the program /probe/app is there to
+// ask for health, so that taking it away makes a container unhealthy.
+type probe struct{ dir string }
+
+func (b *bench) probe() probe {
+	b.t.Helper()
+	dir := b.t.TempDir()
+	id := testenv.DockerOutput(b.t, "create", b.image)
+	defer testenv.DockerOutput(b.t, "rm", id)
+	testenv.DockerOutput(b.t, "cp", id+":/app", filepath.Join(dir, "app"))
+	return probe{dir}
+}
+
+// fail makes the service's container unhealthy, and waits until it is.
+func (p probe) fail(b *bench, service string) {
+	b.t.Helper()
+	if err := os.Rename(filepath.Join(p.dir, "app"), filepath.Join(p.dir, "away")); err != nil {
+		b.t.Fatal(err)
+	}
+	b.awaitState(service, failed)
+}
+
+func (p probe) mend(b *bench) {
+	if err := os.Rename(filepath.Join(p.dir, "away"), filepath.Join(p.dir, "app")); err != nil {
+		b.t.Error(err)
+	}
+}
+
+// service is one whose health the probe asks for.
+func (p probe) service(b *bench, name string) string {
+	return fmt.Sprintf(`
+  %s:
+    image: %s
+    stop_grace_period: 1s
+    volumes: ["%s:/probe:ro"]
+    healthcheck: {test: [CMD, /probe/app, health], interval: 200ms, timeout: 2s, retries: 2}
+`, name, b.image, p.dir)
 }
 
 func eventsOf(id string) events.ListOptions {

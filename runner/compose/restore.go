@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/docker/compose/v2/pkg/api"
 	"github.com/docker/docker/api/types/container"
@@ -142,7 +141,7 @@ func (r *run) notFirst(c container.Summary) bool {
 
 // await waits until d, whose containers are all there, is up.
 func (r *run) await(ctx context.Context, d *desired) error {
-	w, err := newWatch(ctx, r.engine, d.project, r.job.Compose.Settle)
+	w, err := r.newWatch(ctx, d.project)
 	if err != nil {
 		return err
 	}
@@ -160,31 +159,26 @@ func (r *run) complete(ctx context.Context, d *desired) error {
 	if err != nil {
 		return err
 	}
-	byService := map[string][]container.Summary{}
-	for _, c := range list {
-		name := c.Labels[api.ServiceLabel]
+	have := byService(list)
+	for name := range have {
 		if _, ok := d.project.Services[name]; !ok {
 			return fmt.Errorf("service %q is not part of it but has a container", name)
 		}
-		byService[name] = append(byService[name], c)
 	}
-	for _, list := range byService {
-		slices.SortFunc(list, func(a, b container.Summary) int { return strings.Compare(nameOf(a), nameOf(b)) })
-	}
-	hashes, err := configHashes(d.project, byService)
+	hashes, err := configHashes(d.project, have)
 	if err != nil {
 		return err
 	}
 	for name, s := range d.project.Services {
-		if have, want := len(byService[name]), s.GetScale(); have != want {
-			return fmt.Errorf("service %q has %s of %d", name, count(have, "container"), want)
+		if n, want := len(have[name]), s.GetScale(); n != want {
+			return fmt.Errorf("service %q has %s of %d", name, count(n, "container"), want)
 		}
 		ref := api.GetImageNameOrDefault(s, d.project.Name)
 		image, err := r.engine.api.ImageInspect(ctx, ref)
 		if err != nil {
 			return fmt.Errorf("look for image %s: %w", ref, err)
 		}
-		for _, c := range byService[name] {
+		for _, c := range have[name] {
 			switch {
 			case c.Labels[api.ConfigHashLabel] != hashes[name], c.Labels[api.ImageDigestLabel] != image.ID:
 				return fmt.Errorf("a container of service %q is of another release", name)

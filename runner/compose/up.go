@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/docker/compose/v2/pkg/api"
+	"github.com/docker/docker/api/types/container"
 
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
@@ -17,8 +21,11 @@ import (
 // while the library still waits for a dependency. first is true when the project
 // had no containers.
 func (r *run) up(ctx context.Context, d *desired, first bool) error {
-	w, err := newWatch(ctx, r.engine, d.project, r.job.Compose.Settle)
+	w, err := r.newWatch(ctx, d.project)
 	if err != nil {
+		return err
+	}
+	if err := r.revive(ctx, d, w); err != nil {
 		return err
 	}
 	// The library changes the project while it works on it.
@@ -70,6 +77,40 @@ func (r *run) up(ctx context.Context, d *desired, first bool) error {
 	r.emit(task.PhaseWaiting, fmt.Sprintf("waiting until %s up", are(len(p.Services), "service")))
 	close(started)
 	return <-watched
+}
+
+// revive restarts containers that are unhealthy while others of d wait for their
+// health. The library fails at once when a dependency is unhealthy, but waits for
+// one that was just started. Containers that d replaces are not worth it.
+func (r *run) revive(ctx context.Context, d *desired, w *watch) error {
+	awaited := map[string]bool{}
+	for _, s := range d.project.Services {
+		for name, dep := range s.DependsOn {
+			awaited[name] = awaited[name] || dep.Condition == types.ServiceConditionHealthy
+		}
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Values(w.before)), func(p past) bool { return p.sick && awaited[p.service] }) {
+		return nil
+	}
+	list, err := r.engine.list(ctx, d.project.Name)
+	if err != nil {
+		return err
+	}
+	hashes, err := configHashes(d.project, byService(list))
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
+		old := w.before[c.ID]
+		if !old.sick || !awaited[old.service] || c.Labels[api.ConfigHashLabel] != hashes[old.service] {
+			continue
+		}
+		r.emit(task.PhaseApplying, fmt.Sprintf("restarting container %s: it is unhealthy, and other services wait for its health", nameOf(c)))
+		if err := r.engine.api.ContainerRestart(ctx, c.ID, container.StopOptions{}); err != nil {
+			note(r.out, "container %s could not be restarted: %s", nameOf(c), oneLine(err.Error())) // the library says what comes of it
+		}
+	}
+	return nil
 }
 
 // rename gives containers the names that a process which died while it replaced

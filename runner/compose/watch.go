@@ -10,6 +10,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/containerd/errdefs"
 	"github.com/docker/compose/v2/pkg/api"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 )
@@ -28,27 +29,41 @@ type watch struct {
 	engine *engine
 	p      *types.Project
 	settle time.Duration
-	before map[string]int // containers that were there before, and their restart counts
+	before map[string]past // the containers that were there before, by id
 	now    func() time.Time
+}
+
+// past is how a container was before anything was done.
+type past struct {
+	service  string
+	restarts int
+	started  string // when, as the engine says it
+	sick     bool   // it was unhealthy
+	mine     bool   // the task itself had made it, in an attempt that died
 }
 
 // newWatch notes how the project's containers are before anything is done to
 // them.
-func newWatch(ctx context.Context, e *engine, p *types.Project, settle time.Duration) (*watch, error) {
-	w := &watch{engine: e, p: p, settle: settle, before: map[string]int{}, now: time.Now}
-	list, err := e.list(ctx, p.Name)
+func (r *run) newWatch(ctx context.Context, p *types.Project) (*watch, error) {
+	w := &watch{engine: r.engine, p: p, settle: r.job.Compose.Settle, before: map[string]past{}, now: time.Now}
+	list, err := w.engine.list(ctx, p.Name)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range list {
-		info, err := e.api.ContainerInspect(ctx, c.ID)
+		info, err := w.engine.api.ContainerInspect(ctx, c.ID)
 		if errdefs.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("inspect container %s: %w", c.ID[:12], err)
 		}
-		w.before[c.ID] = info.RestartCount
+		old := past{service: c.Labels[api.ServiceLabel], restarts: info.RestartCount, mine: c.Labels[LabelTask] == string(r.job.TaskID)}
+		if info.State != nil {
+			old.started = info.State.StartedAt
+			old.sick = info.State.Health != nil && info.State.Health.Status == container.Unhealthy
+		}
+		w.before[c.ID] = old
 	}
 	return w, nil
 }
@@ -155,7 +170,14 @@ func (w *watch) look(ctx context.Context) ([]verdict, error) {
 			return nil, fmt.Errorf("inspect container %s: %w", c.ID[:12], err)
 		}
 		found[service]++
-		v := judge(info, w.before[c.ID], w.settle, w.now())
+		old, before := w.before[c.ID]
+		v := judge(info, old.restarts, w.settle, w.now())
+		if v.standing == failed && before && !old.mine &&
+			info.State.Status == container.StateRunning && info.State.StartedAt == old.started {
+			// Unhealthy, and nothing was done to it: this is not the work of the
+			// release, which may be what it waits for.
+			v.standing = pending
+		}
 		v.service, v.name = service, strings.TrimPrefix(info.Name, "/")
 		verdicts = append(verdicts, v)
 	}
