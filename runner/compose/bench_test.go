@@ -53,6 +53,7 @@ type bench struct {
 	log     string
 	// watchers see the events as they come; one that returns true has had its own.
 	watchers []func(task.Event) bool
+	onOutput func(string) // sees what Compose says, a line at a time; or nil
 }
 
 func newBench(t *testing.T) *bench {
@@ -147,7 +148,12 @@ func (b *bench) runContext(ctx context.Context, job deployment.Job) deployment.R
 	var out bytes.Buffer
 	b.events, b.gates = nil, 0
 	d := &Deployer{
-		Out: &out,
+		Out: writer(func(p []byte) (int, error) {
+			if b.onOutput != nil {
+				b.onOutput(string(p))
+			}
+			return out.Write(p)
+		}),
 		Emit: func(e task.Event) {
 			b.events = append(b.events, e)
 			b.watchers = slices.DeleteFunc(b.watchers, func(w func(task.Event) bool) bool { return w(e) })
@@ -159,6 +165,10 @@ func (b *bench) runContext(ctx context.Context, job deployment.Job) deployment.R
 	b.t.Logf("%s %s: %+v\n%s", job.Action, job.Release.Version, res, b.log)
 	return res
 }
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // up deploys rel over prev and must succeed.
 func (b *bench) up(rel, prev *deployment.Release) deployment.Result {

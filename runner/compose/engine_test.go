@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/client"
 
@@ -73,6 +74,9 @@ func (l *line) cut() {
 func (l *line) mend() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.open != nil {
+		return
+	}
 	var err error
 	if l.listener, err = net.Listen("unix", l.path); err != nil {
 		l.t.Error(err)
@@ -185,6 +189,88 @@ func TestRecoveryThatIsRefused(t *testing.T) {
 		job := job
 		job.Timeout = 1 // the time to restore counts
 		if res := b.run(job); !res.Restored || res.Serving != "1.0" || !res.Touched {
+			t.Errorf("%+v", res)
+		}
+	})
+}
+
+// TestEngineRestarts: an engine that goes away in the middle of a run, and comes
+// back, fails neither a release nor its restoration.
+func TestEngineRestarts(t *testing.T) {
+	b := newBench(t)
+	l := newLine(t)
+	one := b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "")}, "")
+	two := b.release("2.0", map[string]string{"compose.yaml": b.web("2.0", "")}, "")
+	bad := b.release("3.0", map[string]string{"compose.yaml": b.web("3.0", "    command: [crash]\n")}, "")
+	// restart ends the engine when the deployment says text, and starts it when it
+	// says that it waits.
+	restart := func(text string) {
+		b.onEvent(text, l.cut)
+		b.onEvent("waiting for it", l.mend)
+	}
+	used := func() {
+		t.Helper()
+		if len(b.watchers) != 0 {
+			t.Error("the deployment did not say that it waits for the engine")
+		}
+	}
+	for _, text := range []string{"checking release", "bringing up release", "waiting until"} {
+		t.Run(text, func(t *testing.T) {
+			b.t = t
+			restart(text)
+			b.up(one, nil)
+			used()
+			restart(text)
+			b.up(two, kept(one))
+			used()
+			if got := b.ask("web", "/"); got != "2.0" {
+				t.Errorf("web answers %q", got)
+			}
+		})
+	}
+	// In the middle of what the library does.
+	for _, text := range []string{" Recreate\n", " Recreated\n", " Starting\n"} {
+		t.Run(strings.TrimSpace(text), func(t *testing.T) {
+			b.t = t
+			b.onOutput = func(said string) {
+				if strings.HasSuffix(said, text) {
+					b.onOutput = nil
+					l.cut()
+				}
+			}
+			b.onEvent("waiting for it", l.mend)
+			b.up(one, kept(two))
+			used()
+			b.up(two, kept(one))
+		})
+	}
+	t.Run("restoring", func(t *testing.T) {
+		b.t = t
+		restart("restoring release")
+		res := b.run(b.job(bad, kept(two)))
+		used()
+		if !res.Restored || b.ask("web", "/") != "2.0" {
+			t.Errorf("not restored: %+v", res)
+		}
+	})
+	t.Run("removing", func(t *testing.T) {
+		b := newBench(t)
+		b.onEvent("removing release", l.cut)
+		b.onEvent("waiting for it", l.mend)
+		bad := b.release("3.0", map[string]string{"compose.yaml": b.web("3.0", "    command: [crash]\n")}, "")
+		res := b.run(b.job(bad, nil))
+		if b.containers() != 0 || len(b.watchers) != 0 {
+			t.Errorf("not removed: %+v", res)
+		}
+	})
+	t.Run("for good", func(t *testing.T) {
+		b.t = t
+		b.onEvent("bringing up release", l.cut)
+		job := b.job(one, kept(two))
+		job.Timeout, job.RestoreTimeout = 3*time.Second, time.Second
+		res := b.run(job)
+		l.mend()
+		if res.Succeeded || res.Restored {
 			t.Errorf("%+v", res)
 		}
 	})

@@ -47,6 +47,7 @@ func (r *run) explain(ctx context.Context, d *desired, cause error) (sentence st
 		w := &watch{engine: r.engine, p: d.project, settle: r.job.Compose.Settle, now: time.Now}
 		verdicts, err := w.look(ctx)
 		if err != nil {
+			sentence += ": " + oneLine(err.Error())
 			break
 		}
 		if late := laggards(verdicts); late != "" {

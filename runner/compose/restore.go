@@ -48,7 +48,7 @@ func (r *run) restore(ctx context.Context, res *deployment.Result, what string) 
 	r.emit(task.PhaseRestoring, fmt.Sprintf("restoring release %s", prev.Version))
 	d, err := r.prepare(ctx, prev, r.previousEnv, r.previousEnvErr)
 	if err == nil {
-		err = r.ensureImages(ctx, d.project, true)
+		err = r.persist(ctx, task.PhaseRestoring, func() error { return r.ensureImages(ctx, d.project, true) })
 	}
 	if err == nil {
 		err = r.up(ctx, d, false)
@@ -76,7 +76,9 @@ func (r *run) restore(ctx context.Context, res *deployment.Result, what string) 
 // not volumes.
 func (r *run) removeFirst(ctx context.Context, res *deployment.Result, failed string) {
 	r.emit(task.PhaseRestoring, fmt.Sprintf("removing release %s: nothing served before", failed))
-	err := r.engine.compose.Down(ctx, r.job.Compose.Project, api.DownOptions{RemoveOrphans: true})
+	err := r.persist(ctx, task.PhaseRestoring, func() error {
+		return r.engine.compose.Down(ctx, r.job.Compose.Project, api.DownOptions{RemoveOrphans: true})
+	})
 	if err != nil {
 		res.Message = fmt.Sprintf("release %s failed, and removing it failed as well: look at the host", failed)
 		res.Error += "; removing it failed as well: " + oneLine(err.Error())
@@ -91,7 +93,7 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 	rel := r.job.Release
 	d, err := r.prepare(ctx, rel, r.env, r.envErr)
 	if err == nil {
-		err = r.complete(ctx, d)
+		err = r.persist(ctx, task.PhasePreflight, func() error { return r.complete(ctx, d) })
 	}
 	if err == nil {
 		err = r.await(ctx, d)
@@ -116,7 +118,11 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 		r.restore(ctx, &res, what)
 		return res
 	}
-	list, err := r.engine.list(ctx, r.job.Compose.Project)
+	var list []container.Summary
+	err = r.persist(ctx, task.PhaseRestoring, func() (err error) {
+		list, err = r.engine.list(ctx, r.job.Compose.Project)
+		return err
+	})
 	switch {
 	case err != nil:
 		res.Message = what + ", and its containers cannot be listed: look at the host"
@@ -141,7 +147,11 @@ func (r *run) notFirst(c container.Summary) bool {
 
 // await waits until d, whose containers are all there, is up.
 func (r *run) await(ctx context.Context, d *desired) error {
-	w, err := r.newWatch(ctx, d.project)
+	var w *watch
+	err := r.persist(ctx, task.PhaseWaiting, func() (err error) {
+		w, err = r.newWatch(ctx, d.project)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/docker/docker/api/types/container"
 	"github.com/sirupsen/logrus"
 
 	"github.com/wrktalk/wrktalk-agent/internal/mask"
@@ -196,10 +197,14 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 	if err != nil {
 		return r.refused(err)
 	}
-	before, err := r.engine.list(ctx, d.project.Name)
+	var before []container.Summary
+	err = r.persist(ctx, task.PhasePreflight, func() (err error) {
+		before, err = r.engine.list(ctx, d.project.Name)
+		return err
+	})
 	if err == nil {
 		r.forewarn()
-		err = r.ensureImages(ctx, d.project, false)
+		err = r.persist(ctx, task.PhasePreflight, func() error { return r.ensureImages(ctx, d.project, false) })
 	}
 	if err == nil {
 		err = r.gate(ctx)

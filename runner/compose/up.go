@@ -21,16 +21,16 @@ import (
 // while the library still waits for a dependency. first is true when the project
 // had no containers.
 func (r *run) up(ctx context.Context, d *desired, first bool) error {
-	w, err := r.newWatch(ctx, d.project)
+	var w *watch
+	err := r.persist(ctx, task.PhaseApplying, func() (err error) {
+		if w, err = r.newWatch(ctx, d.project); err != nil {
+			return err
+		}
+		return r.revive(ctx, d, w)
+	})
 	if err != nil {
 		return err
 	}
-	if err := r.revive(ctx, d, w); err != nil {
-		return err
-	}
-	// The library changes the project while it works on it.
-	p := d.project.WithServicesDisabled()
-	label(p, r.job, d.release, first)
 
 	if err := fault.Point("compose.up.create:" + d.release.Version); err != nil {
 		return err
@@ -45,16 +45,21 @@ func (r *run) up(ctx context.Context, d *desired, first bool) error {
 		}
 		watched <- err
 	}()
-	err = r.engine.compose.Up(upCtx, p, api.UpOptions{
-		Create: api.CreateOptions{
-			Services:             p.ServiceNames(),
-			RemoveOrphans:        true,
-			Recreate:             api.RecreateDiverged,
-			RecreateDependencies: api.RecreateDiverged,
-			Inherit:              true,
-			QuietPull:            true,
-		},
-		Start: api.StartOptions{Project: p, Services: p.ServiceNames()},
+	err = r.persist(upCtx, task.PhaseApplying, func() error {
+		// The library changes the project while it works on it.
+		p := d.project.WithServicesDisabled()
+		label(p, r.job, d.release, first)
+		return r.engine.compose.Up(upCtx, p, api.UpOptions{
+			Create: api.CreateOptions{
+				Services:             p.ServiceNames(),
+				RemoveOrphans:        true,
+				Recreate:             api.RecreateDiverged,
+				RecreateDependencies: api.RecreateDiverged,
+				Inherit:              true,
+				QuietPull:            true,
+			},
+			Start: api.StartOptions{Project: p, Services: p.ServiceNames()},
+		})
 	})
 	if err != nil {
 		cancel(err)
@@ -68,13 +73,13 @@ func (r *run) up(ctx context.Context, d *desired, first bool) error {
 		}
 		return r.blame(ctx, w, err)
 	}
-	r.rename(ctx, p.Name)
+	r.rename(ctx, d.project.Name)
 	if err := fault.Point("compose.up.started:" + d.release.Version); err != nil {
 		cancel(err)
 		<-watched
 		return err
 	}
-	r.emit(task.PhaseWaiting, fmt.Sprintf("waiting until %s up", are(len(p.Services), "service")))
+	r.emit(task.PhaseWaiting, fmt.Sprintf("waiting until %s up", are(len(d.project.Services), "service")))
 	close(started)
 	return <-watched
 }

@@ -13,11 +13,17 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
+
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
-// safetyTick is how often containers are looked at although no event came: an
-// engine that restarts loses its subscribers.
-const safetyTick = 5 * time.Second
+const (
+	// safetyTick is how often containers are looked at although no event came.
+	safetyTick = 5 * time.Second
+	// resubscribe is the pause before asking for events again: some proxies of
+	// the engine's socket refuse them.
+	resubscribe = 500 * time.Millisecond
+)
 
 // failure is a service that will not come up.
 type failure struct{ verdict }
@@ -31,6 +37,7 @@ type watch struct {
 	settle time.Duration
 	before map[string]past // the containers that were there before, by id
 	now    func() time.Time
+	away   func(error) // told when the engine has to be waited for
 }
 
 // past is how a container was before anything was done.
@@ -45,7 +52,7 @@ type past struct {
 // newWatch notes how the project's containers are before anything is done to
 // them.
 func (r *run) newWatch(ctx context.Context, p *types.Project) (*watch, error) {
-	w := &watch{engine: r.engine, p: p, settle: r.job.Compose.Settle, before: map[string]past{}, now: time.Now}
+	w := &watch{engine: r.engine, p: p, settle: r.job.Compose.Settle, before: map[string]past{}, now: time.Now, away: r.away(task.PhaseWaiting)}
 	list, err := w.engine.list(ctx, p.Name)
 	if err != nil {
 		return nil, err
@@ -70,7 +77,8 @@ func (r *run) newWatch(ctx context.Context, p *types.Project) (*watch, error) {
 
 // wait returns nil when all services are up, a *failure when one will not be,
 // or the cause of ctx's end. Until started is closed only new containers are
-// judged, and only for failure: the others are still being replaced.
+// judged, and only for failure: the others are still being replaced. An engine
+// that goes away meanwhile is waited for.
 func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx) // ends the subscription
 	defer cancel()
@@ -78,7 +86,11 @@ func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 	messages, broken := w.subscribe(ctx)
 	begun := false
 	for {
-		verdicts, err := w.look(ctx)
+		var verdicts []verdict
+		err := w.engine.persist(ctx, w.away, func() (err error) {
+			verdicts, err = w.look(ctx)
+			return err
+		})
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				return cause
@@ -109,11 +121,13 @@ func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 		case <-messages:
 			drain(messages)
 		case <-broken:
-			messages, broken = nil, nil // the timer brings a new subscription
-		case <-timer.C:
-			if messages == nil {
-				messages, broken = w.subscribe(ctx)
+			rest(ctx, resubscribe)
+			err := w.engine.await(ctx, w.away)
+			if err != nil && ctx.Err() == nil {
+				return err
 			}
+			messages, broken = w.subscribe(ctx)
+		case <-timer.C:
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
