@@ -13,6 +13,10 @@ import (
 // its service counts as failed.
 const maxRestarts = 3
 
+// settleAgain is how long, at least, a container must run that was restarted
+// during the run: a crash loop may take longer than the settle time for a turn.
+const settleAgain = 10 * time.Second
+
 // lingering is how long a container whose policy restarts it always may have
 // ended: so long an engine takes to stop, and when it is back, so is the container.
 const lingering = 15 * time.Second
@@ -51,7 +55,11 @@ func judge(c container.InspectResponse, restarts int, settle time.Duration, now 
 	if c.RestartCount < restarts {
 		restarts = 0 // the count began anew with an explicit start
 	}
-	if n := c.RestartCount - restarts; n > maxRestarts {
+	n := c.RestartCount - restarts
+	if n > 0 {
+		settle = max(settle, settleAgain)
+	}
+	if n > maxRestarts {
 		v.standing = failed
 		v.reason = fmt.Sprintf("keeps restarting (%d times so far, last exit code %d)", n, s.ExitCode)
 		return v

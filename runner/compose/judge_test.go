@@ -28,6 +28,8 @@ func TestJudge(t *testing.T) {
 		{"settled", container.State{Status: "running", StartedAt: started(6 * time.Second)}, "always", 0, 0, up, "", 0},
 		{"settling", container.State{Status: "running", StartedAt: started(4 * time.Second)}, "", 0, 0, pending, "has not run for 5s", time.Second},
 		{"the engine's clock is ahead", container.State{Status: "running", StartedAt: started(-time.Hour)}, "", 0, 0, pending, "", settle},
+		{"restarted, settling", container.State{Status: "running", StartedAt: started(6 * time.Second)}, "always", 1, 0, pending, "has not run for 10s", settleAgain - 6*time.Second},
+		{"restarted, settled", container.State{Status: "running", StartedAt: started(settleAgain)}, "always", 3, 0, up, "", 0},
 		{"healthy", container.State{Status: "running", Health: health("healthy", "")}, "", 0, 0, up, "", 0},
 		{"starting", container.State{Status: "running", Health: health("starting", "no\nanswer")}, "", 0, 0, pending, "is not healthy yet: no answer", 0},
 		{"unhealthy", container.State{Status: "running", Health: health("unhealthy", "x")}, "always", 0, 0, failed, "is unhealthy: x", 0},
