@@ -114,6 +114,9 @@ func (c *contents) add(service types.ServiceConfig, kind string, ref types.FileR
 	case object.File == "":
 		return refuse("it has neither file nor content")
 	}
+	if filepath.Clean(object.File) == filepath.Join(c.p.WorkingDir, ".env") {
+		return refuse("it is .env, which comes from the database and is not on this host: use environment instead of file")
+	}
 	rel, err := filepath.Rel(c.dir, object.File)
 	if err != nil || !filepath.IsLocal(rel) {
 		// A file of the host is not the release's: it may change as it likes.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/docker/compose/v2/pkg/api"
 	"github.com/docker/docker/api/types/container"
 
@@ -48,6 +50,7 @@ func (r *run) restore(ctx context.Context, res *deployment.Result, what string) 
 	r.emit(task.PhaseRestoring, fmt.Sprintf("restoring release %s", prev.Version))
 	d, err := r.prepare(ctx, prev, r.previousEnv, r.previousEnvErr)
 	if err == nil {
+		r.retag(ctx, d.project)
 		err = r.persist(ctx, task.PhaseRestoring, func() error { return r.ensureImages(ctx, d.project, true) })
 	}
 	if err == nil {
@@ -61,7 +64,7 @@ func (r *run) restore(ctx context.Context, res *deployment.Result, what string) 
 	if err != nil {
 		note(r.out, "restoring release %s failed: %v", prev.Version, err)
 		res.Message = fmt.Sprintf("%s, and release %s could not be restored: nothing may serve now, look at the host", what, prev.Version)
-		res.Error += fmt.Sprintf("; RESTORING release %s FAILED as well: %s", prev.Version, oneLine(err.Error()))
+		res.Error += fmt.Sprintf("; RESTORING release %s FAILED as well: %s", prev.Version, r.line(err.Error()))
 		return
 	}
 	if err := r.store.setCurrent(d.bundle); err != nil {
@@ -70,6 +73,39 @@ func (r *run) restore(ctx context.Context, res *deployment.Result, what string) 
 	r.tidy(ctx, d.bundle)
 	res.Restored, res.Serving = true, prev.Version
 	res.Message = fmt.Sprintf("%s; release %s was restored and serves", what, prev.Version)
+}
+
+// retag gives the images that ran before their references back, which the failed
+// release may have moved by pulling: it is the image that is restored, not its name.
+func (r *run) retag(ctx context.Context, p *types.Project) {
+	err := r.persist(ctx, task.PhaseRestoring, func() error {
+		for _, s := range p.Services {
+			ref := api.GetImageNameOrDefault(s, p.Name)
+			id := r.tagged[ref]
+			if id == "" || strings.Contains(ref, "@") { // a digest does not move
+				continue
+			}
+			now, err := r.engine.api.ImageInspect(ctx, ref)
+			if lost(err) {
+				return err
+			}
+			if err == nil && now.ID == id {
+				continue
+			}
+			if err := r.engine.api.ImageTag(ctx, id, ref); err != nil {
+				if lost(err) {
+					return err
+				}
+				note(r.out, "image %s, which ran before as %s, is gone: %s", id, ref, r.line(err.Error()))
+				continue
+			}
+			note(r.out, "image %s is %s again, as before", id, ref)
+		}
+		return nil
+	})
+	if err != nil {
+		note(r.out, "%s", r.line(err.Error())) // what comes next says it again
+	}
 }
 
 // removeFirst removes a failed first installation: containers and networks,
@@ -81,7 +117,7 @@ func (r *run) removeFirst(ctx context.Context, res *deployment.Result, failed st
 	})
 	if err != nil {
 		res.Message = fmt.Sprintf("release %s failed, and removing it failed as well: look at the host", failed)
-		res.Error += "; removing it failed as well: " + oneLine(err.Error())
+		res.Error += "; removing it failed as well: " + r.line(err.Error())
 		return
 	}
 	res.Message = fmt.Sprintf("release %s failed; the failed release was removed; nothing served before", failed)
@@ -126,7 +162,7 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 	switch {
 	case err != nil:
 		res.Message = what + ", and its containers cannot be listed: look at the host"
-		res.Error += "; " + oneLine(err.Error())
+		res.Error += "; " + r.line(err.Error())
 	case len(list) == 0:
 		res.Message = what + "; nothing serves"
 	case r.job.Previous == nil && !slices.ContainsFunc(list, r.notFirst):

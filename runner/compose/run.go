@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,11 +40,14 @@ var (
 // run is one job on its way.
 type run struct {
 	job    deployment.Job
+	masker *mask.Masker
 	out    io.Writer // masked
 	emit   func(task.Phase, string)
 	gate   func(context.Context) error
 	engine *engine
 	store  *store
+
+	tagged map[string]string // image references of what ran before, and the ids they stood for
 
 	env, previousEnv       rowEnv
 	envErr, previousEnvErr error
@@ -59,6 +63,7 @@ func (d *Deployer) Run(ctx context.Context, job deployment.Job) deployment.Resul
 		r.previousEnv, r.previousEnvErr = readEnv(job.Previous.EnvFile)
 	}
 	masker := mask.New(r.env.values, r.previousEnv.values)
+	r.masker = masker
 	out := masker.Writer(d.Out)
 	defer out.Flush() // a log that cannot be written stops nothing
 	r.out = out
@@ -121,6 +126,10 @@ func (r *run) persist(ctx context.Context, p task.Phase, what func() error) erro
 	return r.engine.persist(ctx, r.away(p), what)
 }
 
+// line masks text and makes one line of it, in this order: a secret whose blanks
+// were joined, or which was cut, would not be found any more.
+func (r *run) line(text string) string { return oneLine(r.masker.String(text)) }
+
 // check refuses a job that this program cannot carry out.
 func check(job deployment.Job) error {
 	c := job.Compose
@@ -167,6 +176,9 @@ func (r *run) prepare(ctx context.Context, rel deployment.Release, env rowEnv, e
 		}
 	}()
 	dir := r.store.path(d.bundle)
+	if override := overrideFile(dir); override != "" {
+		note(r.out, "%s of release %s is not used: the Compose file stands alone", override, rel.Version)
+	}
 	if d.project, err = load(ctx, dir, r.job.Compose.Project, env); err != nil {
 		return nil, err
 	}
@@ -203,6 +215,7 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 		return err
 	})
 	if err == nil {
+		r.tagged = r.engine.references(ctx, before)
 		r.forewarn()
 		err = r.persist(ctx, task.PhasePreflight, func() error { return r.ensureImages(ctx, d.project, false) })
 	}
@@ -216,7 +229,8 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 		r.discard(d)
 		return r.refused(err)
 	}
-	first := len(before) == 0
+	// What an earlier attempt of this task left of a first installation is one still.
+	first := !slices.ContainsFunc(before, r.notFirst)
 	r.emit(task.PhaseApplying, fmt.Sprintf("bringing up release %s: %s", d.release.Version, count(len(d.project.Services), "service")))
 	if err := r.up(ctx, d, first); err != nil {
 		return r.afterFailure(ctx, d, first, err)
@@ -245,7 +259,7 @@ func same(a, b deployment.Release) bool {
 // what another process left half-way cannot say so.
 func (r *run) refused(err error) deployment.Result {
 	rel := r.job.Release.Version
-	text := oneLine(err.Error())
+	text := r.line(err.Error())
 	if errors.Is(err, errTimeout) && text == errTimeout.Error() {
 		text = fmt.Sprintf("the preparations were not done after %s", r.job.Timeout)
 	}

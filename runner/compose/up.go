@@ -112,7 +112,7 @@ func (r *run) revive(ctx context.Context, d *desired, w *watch) error {
 		}
 		r.emit(task.PhaseApplying, fmt.Sprintf("restarting container %s: it is unhealthy, and other services wait for its health", nameOf(c)))
 		if err := r.engine.api.ContainerRestart(ctx, c.ID, container.StopOptions{}); err != nil {
-			note(r.out, "container %s could not be restarted: %s", nameOf(c), oneLine(err.Error())) // the library says what comes of it
+			note(r.out, "container %s could not be restarted: %s", nameOf(c), r.line(err.Error())) // the library says what comes of it
 		}
 	}
 	return nil
@@ -130,7 +130,7 @@ func (r *run) rename(ctx context.Context, project string) {
 		if isReplacement(c) {
 			_, name, _ := strings.Cut(nameOf(c), "_")
 			if err := r.engine.api.ContainerRename(ctx, c.ID, name); err != nil {
-				note(r.out, "container %s keeps its name: %s", nameOf(c), oneLine(err.Error()))
+				note(r.out, "container %s keeps its name: %s", nameOf(c), r.line(err.Error()))
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 
+	"github.com/wrktalk/wrktalk-agent/internal/mask"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
@@ -37,6 +38,7 @@ type watch struct {
 	settle time.Duration
 	before map[string]past // the containers that were there before, by id
 	now    func() time.Time
+	masker *mask.Masker
 	away   func(error) // told when the engine has to be waited for
 }
 
@@ -52,7 +54,7 @@ type past struct {
 // newWatch notes how the project's containers are before anything is done to
 // them.
 func (r *run) newWatch(ctx context.Context, p *types.Project) (*watch, error) {
-	w := &watch{engine: r.engine, p: p, settle: r.job.Compose.Settle, before: map[string]past{}, now: time.Now, away: r.away(task.PhaseWaiting)}
+	w := &watch{engine: r.engine, p: p, settle: r.job.Compose.Settle, before: map[string]past{}, now: time.Now, masker: r.masker, away: r.away(task.PhaseWaiting)}
 	list, err := w.engine.list(ctx, p.Name)
 	if err != nil {
 		return nil, err
@@ -184,6 +186,7 @@ func (w *watch) look(ctx context.Context) ([]verdict, error) {
 			return nil, fmt.Errorf("inspect container %s: %w", c.ID[:12], err)
 		}
 		found[service]++
+		w.mask(info.State)
 		old, before := w.before[c.ID]
 		v := judge(info, old.restarts, w.settle, w.now())
 		if v.standing == failed && before && !old.mine &&
@@ -203,6 +206,21 @@ func (w *watch) look(ctx context.Context) ([]verdict, error) {
 	}
 	slices.SortStableFunc(verdicts, func(a, b verdict) int { return strings.Compare(a.service, b.service) })
 	return verdicts, nil
+}
+
+// mask takes secrets out of what the engine quotes, before anybody shortens it.
+func (w *watch) mask(s *container.State) {
+	if s == nil {
+		return
+	}
+	s.Error = w.masker.String(s.Error)
+	if s.Health != nil {
+		for _, check := range s.Health.Log {
+			if check != nil {
+				check.Output = w.masker.String(check.Output)
+			}
+		}
+	}
 }
 
 // laggards says in one line which services are not up, for a timeout.
