@@ -51,6 +51,9 @@ type bench struct {
 	deny    error // what the gate answers
 	events  []task.Event
 	log     string
+	// watchers see the events as they come; one that returns true has had its own.
+	watchers []func(task.Event) bool
+	onOutput func(string) // sees what Compose says, a line at a time; or nil
 }
 
 func newBench(t *testing.T) *bench {
@@ -145,8 +148,16 @@ func (b *bench) runContext(ctx context.Context, job deployment.Job) deployment.R
 	var out bytes.Buffer
 	b.events, b.gates = nil, 0
 	d := &Deployer{
-		Out:  &out,
-		Emit: func(e task.Event) { b.events = append(b.events, e) },
+		Out: writer(func(p []byte) (int, error) {
+			if b.onOutput != nil {
+				b.onOutput(string(p))
+			}
+			return out.Write(p)
+		}),
+		Emit: func(e task.Event) {
+			b.events = append(b.events, e)
+			b.watchers = slices.DeleteFunc(b.watchers, func(w func(task.Event) bool) bool { return w(e) })
+		},
 		Gate: func(context.Context) error { b.gates++; return b.deny },
 	}
 	res := d.Run(ctx, job)
@@ -154,6 +165,10 @@ func (b *bench) runContext(ctx context.Context, job deployment.Job) deployment.R
 	b.t.Logf("%s %s: %+v\n%s", job.Action, job.Release.Version, res, b.log)
 	return res
 }
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // up deploys rel over prev and must succeed.
 func (b *bench) up(rel, prev *deployment.Release) deployment.Result {
@@ -271,11 +286,14 @@ func (b *bench) bundles() []string {
 }
 
 // await waits until the service's container is healthy again.
-func (b *bench) await(service string) {
+func (b *bench) await(service string) { b.awaitState(service, up) }
+
+// awaitState waits until the service's container has the standing want.
+func (b *bench) awaitState(service string, want standing) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	e, err := connect(ctx, io.Discard)
+	e, err := connect(ctx, io.Discard, nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -287,7 +305,7 @@ func (b *bench) await(service string) {
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if judge(info, info.RestartCount, 0, time.Now()).standing == up {
+		if judge(info, info.RestartCount, 0, time.Now()).standing == want {
 			return
 		}
 		select {
@@ -296,6 +314,45 @@ func (b *bench) await(service string) {
 			b.t.Fatal(err)
 		}
 	}
+}
+
+// probe is a directory to mount as /probe: the program /probe/app is there to
+// ask for health, so that taking it away makes a container unhealthy.
+type probe struct{ dir string }
+
+func (b *bench) probe() probe {
+	b.t.Helper()
+	dir := b.t.TempDir()
+	id := testenv.DockerOutput(b.t, "create", b.image)
+	defer testenv.DockerOutput(b.t, "rm", id)
+	testenv.DockerOutput(b.t, "cp", id+":/app", filepath.Join(dir, "app"))
+	return probe{dir}
+}
+
+// fail makes the service's container unhealthy, and waits until it is.
+func (p probe) fail(b *bench, service string) {
+	b.t.Helper()
+	if err := os.Rename(filepath.Join(p.dir, "app"), filepath.Join(p.dir, "away")); err != nil {
+		b.t.Fatal(err)
+	}
+	b.awaitState(service, failed)
+}
+
+func (p probe) mend(b *bench) {
+	if err := os.Rename(filepath.Join(p.dir, "away"), filepath.Join(p.dir, "app")); err != nil {
+		b.t.Error(err)
+	}
+}
+
+// service is one whose health the probe asks for.
+func (p probe) service(b *bench, name string) string {
+	return fmt.Sprintf(`
+  %s:
+    image: %s
+    stop_grace_period: 1s
+    volumes: ["%s:/probe:ro"]
+    healthcheck: {test: [CMD, /probe/app, health], interval: 200ms, timeout: 2s, retries: 2}
+`, name, b.image, p.dir)
 }
 
 func eventsOf(id string) events.ListOptions {

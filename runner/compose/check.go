@@ -9,7 +9,7 @@ import (
 // Check makes sure that the Docker engine answers and returns a sentence about
 // it. Its error is a sentence, too.
 func Check(ctx context.Context) (string, error) {
-	e, err := connect(ctx, io.Discard)
+	e, err := connect(ctx, io.Discard, nil)
 	if err != nil {
 		return "", err
 	}

@@ -8,6 +8,7 @@
 // kept (store.go) below the working directory:
 //
 //	.lock                     held by the process that deploys
+//	.contents-key             keys the digests in labels
 //	current                   -> releases/2.5.0-0f343b0931126
 //	releases/2.5.0-0f343b0931126/
 //	releases/.kept-2.5.0-...  when it was kept
@@ -37,6 +38,7 @@
 //
 // The labels are those the CLI sets, so that docker compose ls, ps, logs and
 // down know the project; some of our own say which task made a container.
-// None of them is part of Compose's config hash: an unchanged service is left
-// alone.
+// None of them is part of Compose's config hash, so that an unchanged service is
+// left alone, but one (contents.go), so that one whose configs or secrets changed
+// is not.
 package compose

@@ -12,6 +12,7 @@ import (
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/pkg/stdcopy"
 
+	"github.com/wrktalk/wrktalk-agent/internal/mask"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
@@ -33,7 +34,7 @@ func (r *run) explain(ctx context.Context, d *desired, cause error) (sentence st
 	var f *failure
 	switch {
 	case errors.As(cause, &f):
-		tail = r.engine.tail(ctx, f.id)
+		tail = r.tail(ctx, f.id)
 		sentence = fmt.Sprintf("release %s did not come up: %s", version, f.Error())
 		if n := len(tail); n > 0 && !strings.Contains(sentence, tail[n-1]) {
 			sentence += fmt.Sprintf(" (it said last: %s)", task.SafeText(oneLine(tail[n-1]), maxQuote))
@@ -44,9 +45,10 @@ func (r *run) explain(ctx context.Context, d *desired, cause error) (sentence st
 			limit = r.job.RestoreTimeout
 		}
 		sentence = fmt.Sprintf("release %s was not up after %s", version, limit)
-		w := &watch{engine: r.engine, p: d.project, settle: r.job.Compose.Settle, now: time.Now}
+		w := &watch{engine: r.engine, p: d.project, settle: r.job.Compose.Settle, now: time.Now, masker: r.masker}
 		verdicts, err := w.look(ctx)
 		if err != nil {
+			sentence += ": " + r.line(err.Error())
 			break
 		}
 		if late := laggards(verdicts); late != "" {
@@ -54,19 +56,20 @@ func (r *run) explain(ctx context.Context, d *desired, cause error) (sentence st
 		}
 		for _, v := range verdicts {
 			if (v.standing == pending || v.standing == failed) && v.id != "" {
-				tail = r.engine.tail(ctx, v.id)
+				tail = r.tail(ctx, v.id)
 				break
 			}
 		}
 	default:
-		sentence = fmt.Sprintf("release %s did not come up: %s", version, oneLine(cause.Error()))
+		sentence = fmt.Sprintf("release %s did not come up: %s", version, r.line(cause.Error()))
 	}
 	return sentence, tail
 }
 
-// tail returns the last lines of a container's log, or none: its log driver
-// may not let them be read.
-func (e *engine) tail(ctx context.Context, id string) []string {
+// tail returns the last lines of a container's log, masked, or none: its log
+// driver may not let them be read.
+func (r *run) tail(ctx context.Context, id string) []string {
+	e := r.engine
 	if id == "" {
 		return nil
 	}
@@ -81,15 +84,25 @@ func (e *engine) tail(ctx context.Context, id string) []string {
 	defer log.Close()
 	text := &capped{limit: maxTailBytes}
 	if info.Config != nil && info.Config.Tty {
-		_, err = io.Copy(&text.Buffer, io.LimitReader(log, maxTailBytes))
+		_, err = io.Copy(text, log)
 	} else {
 		_, err = stdcopy.StdCopy(text, text, log)
 	}
 	if err != nil && text.Len() == 0 {
 		return nil
 	}
+	return tailOf(text, r.masker)
+}
+
+// tailOf returns the last lines of text. It masks before it cuts anything, and
+// drops a line that the limit has cut: half a secret is not found.
+func tailOf(text *capped, masker *mask.Masker) []string {
+	whole := text.String()
+	if text.full {
+		whole = whole[:strings.LastIndexByte(whole, '\n')+1]
+	}
 	var lines []string
-	for l := range strings.Lines(text.String()) {
+	for l := range strings.Lines(masker.String(whole)) {
 		if l = strings.TrimRight(l, "\r\n\t "); l != "" {
 			lines = append(lines, task.SafeText(l, maxTailLine))
 		}
@@ -97,17 +110,26 @@ func (e *engine) tail(ctx context.Context, id string) []string {
 	return lines[max(0, len(lines)-tailLines):]
 }
 
-// capped is a buffer that is full at limit bytes.
+// capped is a buffer that is full at limit bytes. A piece that does not fit is
+// not taken at all.
 type capped struct {
 	bytes.Buffer
 	limit int
+	full  bool
 }
 
 var errFull = errors.New("enough was read")
 
 func (c *capped) Write(p []byte) (int, error) {
-	if c.Len()+len(p) > c.limit {
+	if c.full = c.full || c.Len()+len(p) > c.limit; c.full {
 		return 0, errFull
 	}
 	return c.Buffer.Write(p)
 }
+
+// ReadFrom hides the buffer's own, which knows no limit.
+func (c *capped) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(writeOnly{c}, r)
+}
+
+type writeOnly struct{ io.Writer }

@@ -72,7 +72,7 @@ func TestFailureBehindDependency(t *testing.T) {
     healthcheck: {test: [CMD, /app, health], interval: 10s, retries: 100}
 `)}, ""), nil))
 	failsWith(t, res, `service "db"`, "code 7")
-	if len(res.LogTail) == 0 || !strings.Contains(res.LogTail[0], "cannot go on") {
+	if len(res.LogTail) == 0 || !strings.Contains(fmt.Sprint(res.LogTail), "cannot go on") {
 		t.Errorf("log tail %q", res.LogTail)
 	}
 }
@@ -237,6 +237,13 @@ func TestRefusals(t *testing.T) {
 		{"nested include", map[string]string{"compose.yaml": "include: [a/c.yaml]\n" + web, "a/c.yaml": "include: [../../x.yaml]\n"}, "", []string{"outside of the release"}},
 		{"extends outside", map[string]string{"compose.yaml": web + "    extends: {file: " + outside + ", service: web}\n"}, "", []string{"services.web.extends", "outside of the release"}},
 		{"secret file up", map[string]string{"compose.yaml": web + "secrets: {s: {file: ../s}}\n"}, "", []string{"secrets.s.file"}},
+		{"secret file missing", map[string]string{"compose.yaml": web + "    secrets: [s]\nsecrets: {s: {file: ./s}}\n"}, "", []string{`secret "s"`, "no file s"}},
+		{"config of the host missing", map[string]string{"compose.yaml": web + "    configs: [c]\nconfigs: {c: {file: /nowhere/c}}\n"}, "", []string{`config "c"`, "no file /nowhere/c"}},
+		{"secret without variable", map[string]string{"compose.yaml": web + "    secrets: [s]\nsecrets: {s: {environment: PIN}}\n"}, "A=1\n", []string{"no variable PIN"}},
+		{"secret of a read-only service", map[string]string{"compose.yaml": web + "    read_only: true\n    secrets: [s]\nsecrets: {s: {environment: PIN}}\n"}, "PIN=1234\n", []string{"read_only"}},
+		{"external secret", map[string]string{"compose.yaml": web + "    secrets: [s]\nsecrets: {s: {external: true}}\n"}, "", []string{"external"}},
+		{"env as secret", map[string]string{"compose.yaml": web + "    secrets: [s]\nsecrets: {s: {file: .env}}\n"}, "A=1\n", []string{"it is .env"}},
+		{"env as mount", map[string]string{"compose.yaml": web + "    volumes: ['./.env:/e:ro']\n"}, "A=1\n", []string{"mounts .env"}},
 		{"label file up", map[string]string{"compose.yaml": web + "    label_file: ../s\n"}, "", []string{"label_file"}},
 		{"alias bomb", map[string]string{"compose.yaml": bomb + web}, "", []string{"YAML aliases"}},
 		{"large file", map[string]string{"compose.yaml": web + "#" + strings.Repeat("x", maxComposeFile)}, "", []string{"larger than 4 MiB"}},
@@ -289,8 +296,11 @@ func TestIncludesWithinTheBundle(t *testing.T) {
 		"common/third.yaml":     "services: {third: {image: " + b.image + ", stop_grace_period: 1s}}\n",
 	}, "")
 	b.up(rel, nil)
-	if b.containers() != 3 || b.env("web", "BASE") != "from-base" || b.env("web", "OVERRIDE") != "yes" {
+	if b.containers() != 3 || b.env("web", "BASE") != "from-base" || b.env("web", "OVERRIDE") != "404" {
 		t.Errorf("%d containers, BASE=%s, OVERRIDE=%s", b.containers(), b.env("web", "BASE"), b.env("web", "OVERRIDE"))
+	}
+	if !strings.Contains(b.log, "compose.override.yaml of release 1.0 is not used") {
+		t.Error("nothing says that the override file is not used")
 	}
 }
 

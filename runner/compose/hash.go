@@ -2,9 +2,11 @@ package compose
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/docker/compose/v2/pkg/api"
 	composelib "github.com/docker/compose/v2/pkg/compose"
 	"github.com/docker/docker/api/types/container"
 )
@@ -44,6 +46,19 @@ func configHashes(p *types.Project, containers map[string][]container.Summary) (
 		hashes[name] = hash
 	}
 	return hashes, nil
+}
+
+// byService sorts a project's containers by service and, within it, by name.
+func byService(list []container.Summary) map[string][]container.Summary {
+	sorted := map[string][]container.Summary{}
+	for _, c := range list {
+		name := c.Labels[api.ServiceLabel]
+		sorted[name] = append(sorted[name], c)
+	}
+	for _, list := range sorted {
+		slices.SortFunc(list, func(a, b container.Summary) int { return strings.Compare(nameOf(a), nameOf(b)) })
+	}
+	return sorted
 }
 
 // nameOf returns the container's own name, not those of links to it.

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/docker/compose/v2/pkg/api"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/client"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -30,6 +31,26 @@ type need struct {
 	policy   string
 	refresh  time.Duration // with types.PullPolicyRefresh
 	built    bool          // has a build section
+}
+
+// stricter reports whether n asks for more pulling than old does.
+func (n need) stricter(old need) bool {
+	rank := func(policy string) int {
+		switch policy {
+		case types.PullPolicyAlways:
+			return 3
+		case types.PullPolicyRefresh:
+			return 2
+		case types.PullPolicyNever:
+			return 0
+		default: // missing, if_not_present
+			return 1
+		}
+	}
+	if rank(n.policy) != rank(old.policy) {
+		return rank(n.policy) > rank(old.policy)
+	}
+	return n.policy == types.PullPolicyRefresh && n.refresh < old.refresh
 }
 
 // needs lists the images of p, each once. The strictest policy of an image
@@ -53,7 +74,7 @@ func needs(p *types.Project) ([]need, error) {
 			n.platform = p.Environment["DOCKER_DEFAULT_PLATFORM"]
 		}
 		key := n.image + " " + n.platform
-		if old, ok := byImage[key]; !ok || old.policy != types.PullPolicyAlways {
+		if old, ok := byImage[key]; !ok || n.stricter(old) {
 			byImage[key] = n
 		}
 	}
@@ -169,6 +190,22 @@ func (e *engine) image(ctx context.Context, n need) (tagged time.Time, ok bool, 
 		}
 	}
 	return info.Metadata.LastTagTime, true, nil
+}
+
+// references returns which image each reference stood for when the containers in
+// list were made.
+func (e *engine) references(ctx context.Context, list []container.Summary) map[string]string {
+	ids := map[string]string{}
+	for _, c := range list { // the newest first
+		info, err := e.api.ContainerInspect(ctx, c.ID)
+		if err != nil || info.Config == nil {
+			continue // it matters only if a restoration does
+		}
+		if ref := info.Config.Image; ids[ref] == "" {
+			ids[ref] = c.ImageID
+		}
+	}
+	return ids
 }
 
 // pull fetches one image with the host's registry credentials.

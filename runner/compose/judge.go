@@ -13,6 +13,14 @@ import (
 // its service counts as failed.
 const maxRestarts = 3
 
+// settleAgain is how long, at least, a container must run that was restarted
+// during the run: a crash loop may take longer than the settle time for a turn.
+const settleAgain = 10 * time.Second
+
+// lingering is how long a container whose policy restarts it always may have
+// ended: so long an engine takes to stop, and when it is back, so is the container.
+const lingering = 15 * time.Second
+
 // standing is how a container fares.
 type standing int
 
@@ -47,7 +55,11 @@ func judge(c container.InspectResponse, restarts int, settle time.Duration, now 
 	if c.RestartCount < restarts {
 		restarts = 0 // the count began anew with an explicit start
 	}
-	if n := c.RestartCount - restarts; n > maxRestarts {
+	n := c.RestartCount - restarts
+	if n > 0 {
+		settle = max(settle, settleAgain)
+	}
+	if n > maxRestarts {
 		v.standing = failed
 		v.reason = fmt.Sprintf("keeps restarting (%d times so far, last exit code %d)", n, s.ExitCode)
 		return v
@@ -63,6 +75,11 @@ func judge(c container.InspectResponse, restarts int, settle time.Duration, now 
 		v.reason = fmt.Sprintf("is being restarted after it exited with code %d", s.ExitCode)
 	case container.StateExited:
 		oneShot := policy.IsNone() || policy.IsOnFailure()
+		if ended, err := time.Parse(time.RFC3339Nano, s.FinishedAt); err == nil && !oneShot && now.Sub(ended) < lingering {
+			v.reason = fmt.Sprintf("exited with code %d and is not restarted yet", s.ExitCode)
+			v.retry = min(lingering-now.Sub(ended), lingering)
+			return v
+		}
 		switch {
 		case s.ExitCode == 0 && oneShot:
 			v.standing = done

@@ -16,9 +16,10 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// findFiles returns the project directory of a bundle and its Compose file,
-// with its override file if there is one: at the bundle's root, or in its only
-// first-level directory. All are relative to dir.
+// findFiles returns the project directory of a bundle and its Compose file: at
+// the bundle's root, or in its only first-level directory. Both are relative to
+// dir. An override file beside it is not used, as it never was where docker
+// compose was given its file by name: it is there for developers.
 func findFiles(dir *os.Root) (projectDir string, files []string, err error) {
 	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
@@ -42,11 +43,7 @@ func findFiles(dir *os.Root) (projectDir string, files []string, err error) {
 		if main == "" {
 			continue
 		}
-		files = []string{main}
-		if override := firstFile(dir, d, cli.DefaultOverrideFileNames); override != "" {
-			files = append(files, override)
-		}
-		return d, files, nil
+		return d, []string{main}, nil
 	}
 	found := "it is empty"
 	if len(names) > 0 {
@@ -58,6 +55,20 @@ func findFiles(dir *os.Root) (projectDir string, files []string, err error) {
 	}
 	return "", nil, fmt.Errorf("find the Compose file: neither the release's root nor its only directory has a %s; %s",
 		strings.Join(cli.DefaultFileNames, ", "), found)
+}
+
+// overrideFile returns the name of an override file that the bundle at dir has, or "".
+func overrideFile(dir string) string {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return ""
+	}
+	defer root.Close()
+	sub, _, err := findFiles(root)
+	if err != nil {
+		return ""
+	}
+	return firstFile(root, sub, cli.DefaultOverrideFileNames)
 }
 
 func firstFile(dir *os.Root, sub string, names []string) string {
@@ -127,6 +138,15 @@ func refuse(p *types.Project) error {
 	for _, name := range p.ServiceNames() {
 		if p.Services[name].Provider != nil {
 			return fmt.Errorf("service %q has a provider, which would run a program of this host: releases run containers only", name)
+		}
+	}
+	// The row's env is not in the bundle: the engine would make a directory of it.
+	env := filepath.Join(p.WorkingDir, ".env")
+	for _, name := range p.ServiceNames() {
+		for _, v := range p.Services[name].Volumes {
+			if v.Type == types.VolumeTypeBind && filepath.Clean(v.Source) == env {
+				return fmt.Errorf("service %q mounts .env, which comes from the database and is not on this host: use env_file, or a secret with environment", name)
+			}
 		}
 	}
 	if len(p.Models) > 0 {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/docker/compose/v2/pkg/api"
 	"github.com/docker/docker/api/types/container"
 
@@ -49,7 +50,8 @@ func (r *run) restore(ctx context.Context, res *deployment.Result, what string) 
 	r.emit(task.PhaseRestoring, fmt.Sprintf("restoring release %s", prev.Version))
 	d, err := r.prepare(ctx, prev, r.previousEnv, r.previousEnvErr)
 	if err == nil {
-		err = r.ensureImages(ctx, d.project, true)
+		r.retag(ctx, d.project)
+		err = r.persist(ctx, task.PhaseRestoring, func() error { return r.ensureImages(ctx, d.project, true) })
 	}
 	if err == nil {
 		err = r.up(ctx, d, false)
@@ -62,7 +64,7 @@ func (r *run) restore(ctx context.Context, res *deployment.Result, what string) 
 	if err != nil {
 		note(r.out, "restoring release %s failed: %v", prev.Version, err)
 		res.Message = fmt.Sprintf("%s, and release %s could not be restored: nothing may serve now, look at the host", what, prev.Version)
-		res.Error += fmt.Sprintf("; RESTORING release %s FAILED as well: %s", prev.Version, oneLine(err.Error()))
+		res.Error += fmt.Sprintf("; RESTORING release %s FAILED as well: %s", prev.Version, r.line(err.Error()))
 		return
 	}
 	if err := r.store.setCurrent(d.bundle); err != nil {
@@ -73,14 +75,49 @@ func (r *run) restore(ctx context.Context, res *deployment.Result, what string) 
 	res.Message = fmt.Sprintf("%s; release %s was restored and serves", what, prev.Version)
 }
 
+// retag gives the images that ran before their references back, which the failed
+// release may have moved by pulling: it is the image that is restored, not its name.
+func (r *run) retag(ctx context.Context, p *types.Project) {
+	err := r.persist(ctx, task.PhaseRestoring, func() error {
+		for _, s := range p.Services {
+			ref := api.GetImageNameOrDefault(s, p.Name)
+			id := r.tagged[ref]
+			if id == "" || strings.Contains(ref, "@") { // a digest does not move
+				continue
+			}
+			now, err := r.engine.api.ImageInspect(ctx, ref)
+			if lost(err) {
+				return err
+			}
+			if err == nil && now.ID == id {
+				continue
+			}
+			if err := r.engine.api.ImageTag(ctx, id, ref); err != nil {
+				if lost(err) {
+					return err
+				}
+				note(r.out, "image %s, which ran before as %s, is gone: %s", id, ref, r.line(err.Error()))
+				continue
+			}
+			note(r.out, "image %s is %s again, as before", id, ref)
+		}
+		return nil
+	})
+	if err != nil {
+		note(r.out, "%s", r.line(err.Error())) // what comes next says it again
+	}
+}
+
 // removeFirst removes a failed first installation: containers and networks,
 // not volumes.
 func (r *run) removeFirst(ctx context.Context, res *deployment.Result, failed string) {
 	r.emit(task.PhaseRestoring, fmt.Sprintf("removing release %s: nothing served before", failed))
-	err := r.engine.compose.Down(ctx, r.job.Compose.Project, api.DownOptions{RemoveOrphans: true})
+	err := r.persist(ctx, task.PhaseRestoring, func() error {
+		return r.engine.compose.Down(ctx, r.job.Compose.Project, api.DownOptions{RemoveOrphans: true})
+	})
 	if err != nil {
 		res.Message = fmt.Sprintf("release %s failed, and removing it failed as well: look at the host", failed)
-		res.Error += "; removing it failed as well: " + oneLine(err.Error())
+		res.Error += "; removing it failed as well: " + r.line(err.Error())
 		return
 	}
 	res.Message = fmt.Sprintf("release %s failed; the failed release was removed; nothing served before", failed)
@@ -92,7 +129,7 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 	rel := r.job.Release
 	d, err := r.prepare(ctx, rel, r.env, r.envErr)
 	if err == nil {
-		err = r.complete(ctx, d)
+		err = r.persist(ctx, task.PhasePreflight, func() error { return r.complete(ctx, d) })
 	}
 	if err == nil {
 		err = r.await(ctx, d)
@@ -110,18 +147,22 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 	defer cancel()
 	what := fmt.Sprintf("the deployment of release %s died half-way", rel.Version)
 	res := deployment.Result{
-		Error:   fmt.Sprintf("the deployment process died while it brought up release %s", rel.Version),
+		Error:   r.died(),
 		Touched: true,
 	}
 	if r.job.Previous != nil && !same(*r.job.Previous, rel) {
 		r.restore(ctx, &res, what)
 		return res
 	}
-	list, err := r.engine.list(ctx, r.job.Compose.Project)
+	var list []container.Summary
+	err = r.persist(ctx, task.PhaseRestoring, func() (err error) {
+		list, err = r.engine.list(ctx, r.job.Compose.Project)
+		return err
+	})
 	switch {
 	case err != nil:
 		res.Message = what + ", and its containers cannot be listed: look at the host"
-		res.Error += "; " + oneLine(err.Error())
+		res.Error += "; " + r.line(err.Error())
 	case len(list) == 0:
 		res.Message = what + "; nothing serves"
 	case r.job.Previous == nil && !slices.ContainsFunc(list, r.notFirst):
@@ -142,7 +183,11 @@ func (r *run) notFirst(c container.Summary) bool {
 
 // await waits until d, whose containers are all there, is up.
 func (r *run) await(ctx context.Context, d *desired) error {
-	w, err := newWatch(ctx, r.engine, d.project, r.job.Compose.Settle)
+	var w *watch
+	err := r.persist(ctx, task.PhaseWaiting, func() (err error) {
+		w, err = r.newWatch(ctx, d.project)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -160,31 +205,26 @@ func (r *run) complete(ctx context.Context, d *desired) error {
 	if err != nil {
 		return err
 	}
-	byService := map[string][]container.Summary{}
-	for _, c := range list {
-		name := c.Labels[api.ServiceLabel]
+	have := byService(list)
+	for name := range have {
 		if _, ok := d.project.Services[name]; !ok {
 			return fmt.Errorf("service %q is not part of it but has a container", name)
 		}
-		byService[name] = append(byService[name], c)
 	}
-	for _, list := range byService {
-		slices.SortFunc(list, func(a, b container.Summary) int { return strings.Compare(nameOf(a), nameOf(b)) })
-	}
-	hashes, err := configHashes(d.project, byService)
+	hashes, err := configHashes(d.project, have)
 	if err != nil {
 		return err
 	}
 	for name, s := range d.project.Services {
-		if have, want := len(byService[name]), s.GetScale(); have != want {
-			return fmt.Errorf("service %q has %s of %d", name, count(have, "container"), want)
+		if n, want := len(have[name]), s.GetScale(); n != want {
+			return fmt.Errorf("service %q has %s of %d", name, count(n, "container"), want)
 		}
 		ref := api.GetImageNameOrDefault(s, d.project.Name)
 		image, err := r.engine.api.ImageInspect(ctx, ref)
 		if err != nil {
 			return fmt.Errorf("look for image %s: %w", ref, err)
 		}
-		for _, c := range byService[name] {
+		for _, c := range have[name] {
 			switch {
 			case c.Labels[api.ConfigHashLabel] != hashes[name], c.Labels[api.ImageDigestLabel] != image.ID:
 				return fmt.Errorf("a container of service %q is of another release", name)

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/docker/docker/api/types/container"
 	"github.com/sirupsen/logrus"
 
 	"github.com/wrktalk/wrktalk-agent/internal/mask"
@@ -37,11 +40,14 @@ var (
 // run is one job on its way.
 type run struct {
 	job    deployment.Job
+	masker *mask.Masker
 	out    io.Writer // masked
 	emit   func(task.Phase, string)
 	gate   func(context.Context) error
 	engine *engine
 	store  *store
+
+	tagged map[string]string // image references of what ran before, and the ids they stood for
 
 	env, previousEnv       rowEnv
 	envErr, previousEnvErr error
@@ -57,12 +63,16 @@ func (d *Deployer) Run(ctx context.Context, job deployment.Job) deployment.Resul
 		r.previousEnv, r.previousEnvErr = readEnv(job.Previous.EnvFile)
 	}
 	masker := mask.New(r.env.values, r.previousEnv.values)
+	r.masker = masker
 	out := masker.Writer(d.Out)
 	defer out.Flush() // a log that cannot be written stops nothing
 	r.out = out
 	logrus.SetOutput(out) // the library's own warnings
 	logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, DisableTimestamp: true})
+	var emitting sync.Mutex // what waits for the engine may do so beside the library
 	r.emit = func(p task.Phase, text string) {
+		emitting.Lock()
+		defer emitting.Unlock()
 		d.Emit(task.Event{Time: time.Now().UTC(), Component: "deploy", Phase: p, Text: masker.String(text)})
 	}
 
@@ -80,12 +90,19 @@ func (r *run) do(ctx context.Context) deployment.Result {
 	defer cancel()
 	r.emit(task.PhasePreflight, fmt.Sprintf("checking release %s", r.job.Release.Version))
 
+	opening := ctx
+	if r.job.Action == deployment.ActionRecover {
+		// Also when interrupted: half-way is the one state that must not stay.
+		var cancel context.CancelFunc
+		opening, cancel = r.restoreContext(ctx)
+		defer cancel()
+	}
 	var err error
-	if r.store, err = openStore(ctx, r.job.Compose.WorkingDir); err != nil {
+	if r.store, err = openStore(opening, r.job.Compose.WorkingDir); err != nil {
 		return r.refused(err)
 	}
 	defer r.store.close()
-	if r.engine, err = connect(context.WithoutCancel(ctx), r.out); err != nil {
+	if r.engine, err = connect(opening, r.out, r.away(task.PhasePreflight)); err != nil {
 		return r.refused(err)
 	}
 	defer r.engine.close() // nothing is left to be sent
@@ -94,6 +111,24 @@ func (r *run) do(ctx context.Context) deployment.Result {
 	}
 	return r.deploy(ctx)
 }
+
+// away returns what to do when the engine has to be waited for in phase p:
+// people who follow the task are told why it does not get on.
+func (r *run) away(p task.Phase) func(error) {
+	return func(err error) {
+		note(r.out, "%v; waiting for it", err)
+		r.emit(p, fmt.Sprintf("%v; waiting for it", err))
+	}
+}
+
+// persist does what again when the engine was away meanwhile; see engine.persist.
+func (r *run) persist(ctx context.Context, p task.Phase, what func() error) error {
+	return r.engine.persist(ctx, r.away(p), what)
+}
+
+// line masks text and makes one line of it, in this order: a secret whose blanks
+// were joined, or which was cut, would not be found any more.
+func (r *run) line(text string) string { return oneLine(r.masker.String(text)) }
 
 // check refuses a job that this program cannot carry out.
 func check(job deployment.Job) error {
@@ -141,7 +176,13 @@ func (r *run) prepare(ctx context.Context, rel deployment.Release, env rowEnv, e
 		}
 	}()
 	dir := r.store.path(d.bundle)
+	if override := overrideFile(dir); override != "" {
+		note(r.out, "%s of release %s is not used: the Compose file stands alone", override, rel.Version)
+	}
 	if d.project, err = load(ctx, dir, r.job.Compose.Project, env); err != nil {
+		return nil, err
+	}
+	if err = r.store.labelContents(d.project, dir); err != nil {
 		return nil, err
 	}
 	for _, m := range fleeting(d.project, dir) {
@@ -168,10 +209,15 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 	if err != nil {
 		return r.refused(err)
 	}
-	before, err := r.engine.list(ctx, d.project.Name)
+	var before []container.Summary
+	err = r.persist(ctx, task.PhasePreflight, func() (err error) {
+		before, err = r.engine.list(ctx, d.project.Name)
+		return err
+	})
 	if err == nil {
+		r.tagged = r.engine.references(ctx, before)
 		r.forewarn()
-		err = r.ensureImages(ctx, d.project, false)
+		err = r.persist(ctx, task.PhasePreflight, func() error { return r.ensureImages(ctx, d.project, false) })
 	}
 	if err == nil {
 		err = r.gate(ctx)
@@ -183,7 +229,8 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 		r.discard(d)
 		return r.refused(err)
 	}
-	first := len(before) == 0
+	// What an earlier attempt of this task left of a first installation is one still.
+	first := !slices.ContainsFunc(before, r.notFirst)
 	r.emit(task.PhaseApplying, fmt.Sprintf("bringing up release %s: %s", d.release.Version, count(len(d.project.Services), "service")))
 	if err := r.up(ctx, d, first); err != nil {
 		return r.afterFailure(ctx, d, first, err)
@@ -208,21 +255,34 @@ func same(a, b deployment.Release) bool {
 	return a.SHA256 == b.SHA256
 }
 
-// refused is the Result of a job that changed nothing.
+// refused is the Result of a job that changed nothing. One that was to repair
+// what another process left half-way cannot say so.
 func (r *run) refused(err error) deployment.Result {
 	rel := r.job.Release.Version
-	text := oneLine(err.Error())
+	text := r.line(err.Error())
 	if errors.Is(err, errTimeout) && text == errTimeout.Error() {
 		text = fmt.Sprintf("the preparations were not done after %s", r.job.Timeout)
+	}
+	if r.job.Action == deployment.ActionRecover {
+		return deployment.Result{
+			Message: fmt.Sprintf("the deployment of release %s died half-way, and what serves now is not known: look at the host", rel),
+			Error:   r.died() + "; it could not be repaired: " + text,
+			Touched: true,
+		}
 	}
 	res := deployment.Result{
 		Message: fmt.Sprintf("release %s was not deployed, and nothing was changed", rel),
 		Error:   text,
 	}
-	if r.job.Previous != nil && r.job.Action == deployment.ActionDeploy {
+	if r.job.Previous != nil {
 		res.Serving = r.job.Previous.Version
 	}
 	return res
+}
+
+// died is the sentence about the process that the job follows.
+func (r *run) died() string {
+	return "the deployment process died while it brought up release " + r.job.Release.Version
 }
 
 // succeeded is the Result of a release that is up.

@@ -10,13 +10,21 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/containerd/errdefs"
 	"github.com/docker/compose/v2/pkg/api"
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
+
+	"github.com/wrktalk/wrktalk-agent/internal/mask"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
-// safetyTick is how often containers are looked at although no event came: an
-// engine that restarts loses its subscribers.
-const safetyTick = 5 * time.Second
+const (
+	// safetyTick is how often containers are looked at although no event came.
+	safetyTick = 5 * time.Second
+	// resubscribe is the pause before asking for events again: some proxies of
+	// the engine's socket refuse them.
+	resubscribe = 500 * time.Millisecond
+)
 
 // failure is a service that will not come up.
 type failure struct{ verdict }
@@ -28,34 +36,51 @@ type watch struct {
 	engine *engine
 	p      *types.Project
 	settle time.Duration
-	before map[string]int // containers that were there before, and their restart counts
+	before map[string]past // the containers that were there before, by id
 	now    func() time.Time
+	masker *mask.Masker
+	away   func(error) // told when the engine has to be waited for
+}
+
+// past is how a container was before anything was done.
+type past struct {
+	service  string
+	restarts int
+	started  string // when, as the engine says it
+	sick     bool   // it was unhealthy
+	mine     bool   // the task itself had made it, in an attempt that died
 }
 
 // newWatch notes how the project's containers are before anything is done to
 // them.
-func newWatch(ctx context.Context, e *engine, p *types.Project, settle time.Duration) (*watch, error) {
-	w := &watch{engine: e, p: p, settle: settle, before: map[string]int{}, now: time.Now}
-	list, err := e.list(ctx, p.Name)
+func (r *run) newWatch(ctx context.Context, p *types.Project) (*watch, error) {
+	w := &watch{engine: r.engine, p: p, settle: r.job.Compose.Settle, before: map[string]past{}, now: time.Now, masker: r.masker, away: r.away(task.PhaseWaiting)}
+	list, err := w.engine.list(ctx, p.Name)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range list {
-		info, err := e.api.ContainerInspect(ctx, c.ID)
+		info, err := w.engine.api.ContainerInspect(ctx, c.ID)
 		if errdefs.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("inspect container %s: %w", c.ID[:12], err)
 		}
-		w.before[c.ID] = info.RestartCount
+		old := past{service: c.Labels[api.ServiceLabel], restarts: info.RestartCount, mine: c.Labels[LabelTask] == string(r.job.TaskID)}
+		if info.State != nil {
+			old.started = info.State.StartedAt
+			old.sick = info.State.Health != nil && info.State.Health.Status == container.Unhealthy
+		}
+		w.before[c.ID] = old
 	}
 	return w, nil
 }
 
 // wait returns nil when all services are up, a *failure when one will not be,
 // or the cause of ctx's end. Until started is closed only new containers are
-// judged, and only for failure: the others are still being replaced.
+// judged, and only for failure: the others are still being replaced. An engine
+// that goes away meanwhile is waited for.
 func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx) // ends the subscription
 	defer cancel()
@@ -63,7 +88,11 @@ func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 	messages, broken := w.subscribe(ctx)
 	begun := false
 	for {
-		verdicts, err := w.look(ctx)
+		var verdicts []verdict
+		err := w.engine.persist(ctx, w.away, func() (err error) {
+			verdicts, err = w.look(ctx)
+			return err
+		})
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
 				return cause
@@ -94,11 +123,13 @@ func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 		case <-messages:
 			drain(messages)
 		case <-broken:
-			messages, broken = nil, nil // the timer brings a new subscription
-		case <-timer.C:
-			if messages == nil {
-				messages, broken = w.subscribe(ctx)
+			rest(ctx, resubscribe)
+			err := w.engine.await(ctx, w.away)
+			if err != nil && ctx.Err() == nil {
+				return err
 			}
+			messages, broken = w.subscribe(ctx)
+		case <-timer.C:
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
@@ -155,7 +186,15 @@ func (w *watch) look(ctx context.Context) ([]verdict, error) {
 			return nil, fmt.Errorf("inspect container %s: %w", c.ID[:12], err)
 		}
 		found[service]++
-		v := judge(info, w.before[c.ID], w.settle, w.now())
+		w.mask(info.State)
+		old, before := w.before[c.ID]
+		v := judge(info, old.restarts, w.settle, w.now())
+		if v.standing == failed && before && !old.mine &&
+			info.State.Status == container.StateRunning && info.State.StartedAt == old.started {
+			// Unhealthy, and nothing was done to it: this is not the work of the
+			// release, which may be what it waits for.
+			v.standing = pending
+		}
 		v.service, v.name = service, strings.TrimPrefix(info.Name, "/")
 		verdicts = append(verdicts, v)
 	}
@@ -167,6 +206,21 @@ func (w *watch) look(ctx context.Context) ([]verdict, error) {
 	}
 	slices.SortStableFunc(verdicts, func(a, b verdict) int { return strings.Compare(a.service, b.service) })
 	return verdicts, nil
+}
+
+// mask takes secrets out of what the engine quotes, before anybody shortens it.
+func (w *watch) mask(s *container.State) {
+	if s == nil {
+		return
+	}
+	s.Error = w.masker.String(s.Error)
+	if s.Health != nil {
+		for _, check := range s.Health.Log {
+			if check != nil {
+				check.Output = w.masker.String(check.Output)
+			}
+		}
+	}
 }
 
 // laggards says in one line which services are not up, for a timeout.

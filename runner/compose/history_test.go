@@ -1,0 +1,67 @@
+package compose
+
+import (
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+)
+
+// TestHistory: what served is kept on the host, and is enough to go back to it.
+func TestHistory(t *testing.T) {
+	b := newBench(t)
+	const env = "DB_PASSWORD=top-secret-1\nAPP=x\n"
+	one := b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "")}, env)
+	two := b.release("2.0", map[string]string{"compose.yaml": b.web("2.0", "")}, "")
+	bad := b.release("3.0", map[string]string{"compose.yaml": b.web("3.0", "    command: [crash]\n")}, "")
+	history := func(want ...string) []deployment.Served {
+		t.Helper()
+		list, err := deployment.ReadHistory(b.workdir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, s := range list {
+			got = append(got, s.Version)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("history %v, want %v", got, want)
+		}
+		return list
+	}
+	b.up(one, nil)
+	b.up(one, nil) // the same task, its end not reported
+	first := history("1.0")[0]
+	if !slices.Equal(first.EnvNames, []string{"APP", "DB_PASSWORD"}) || first.TaskID != "task-1.0" || first.Bundle() != bundleName(*one) || first.At.IsZero() {
+		t.Errorf("%+v", first)
+	}
+	if found := contains(t, b.workdir, "top-secret-1"); found != nil {
+		t.Errorf("the env is in %v", found)
+	}
+	b.up(two, kept(one))
+	history("1.0", "2.0")
+	if res := b.run(b.job(bad, kept(two))); !res.Restored {
+		t.Errorf("%+v", res)
+	}
+	history("1.0", "2.0")
+
+	// Back to what is kept, with an env that a person brought.
+	back := b.job(kept(one), kept(two))
+	back.TaskID = "back"
+	back.Release.EnvFile = two.EnvFile
+	res := b.run(back)
+	failsWith(t, res, "lacks APP, DB_PASSWORD", "--env")
+	if res.Touched || b.gates != 0 {
+		t.Errorf("touched: %+v", res)
+	}
+	history("1.0", "2.0")
+	back.Release.EnvFile = one.EnvFile
+	if err := os.RemoveAll(one.PayloadDir); err != nil {
+		t.Fatal(err)
+	}
+	if res := b.run(back); !res.Succeeded || b.ask("web", "/") != "1.0" {
+		t.Errorf("%+v", res)
+	}
+	history("1.0", "2.0", "1.0")
+}
