@@ -13,7 +13,7 @@ GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 # The limits are for what hangs, and no measure of how long the tests take.
 TESTFLAGS ?= -race -timeout 4h -p 1
 
-.PHONY: help build image demo demo-kubernetes test lint prebuild unit fault fmt bench setup clean
+.PHONY: help build image demo demo-kubernetes test lint prebuild unit fault fmt bench charts setup clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ fmt: ## format the code
 bench: ## speed as ratios, side by side with the command line tools
 	@scripts/setup test
 	@go test -run '^$$' -bench . -benchtime 5x -timeout 30m ./...
+
+charts: ## Helm releases of real charts, as the agent and as helm deploys them: make charts CHARTS=DIR
+	@scripts/setup test
+	@WRKTALK_TEST_CHARTS="$(abspath $(CHARTS))" go test -v -run TestPublicCharts -timeout 4h ./runner/helm
 
 setup: ## install what build, test and demo need (as root, through apt)
 	@scripts/setup all

@@ -18,7 +18,7 @@ import (
 
 // publicCharts names a directory of charts, NAME/Chart.yaml with all their
 // dependencies and the values NAME.values.yaml, which are not ours to keep in
-// the repository: see `make help`, charts.
+// the repository: see `make help`.
 const publicCharts = "WRKTALK_TEST_CHARTS"
 
 // step is added to each chart: what changes with a release, and what fails on
