@@ -147,6 +147,9 @@ func (n *Notifier) Run(ctx context.Context) error {
 		}
 		n.dispatch(ctx)
 		n.sweep()
+		if err := n.dir.Sweep(); err != nil {
+			n.log.Warn("something in the trash could not be shredded; trying again", "error", err)
+		}
 		timer.Reset(n.untilDue())
 	}
 }

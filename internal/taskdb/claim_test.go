@@ -436,16 +436,22 @@ func TestMaintenanceLeavesTheOtherTypesRowAlone(t *testing.T) {
 	for _, test := range []struct {
 		target taskdb.Target
 		row    string
+		serves string // a release of this chart type
 		want   string
-	}{{compose, " Kubernetes", "f"}, {helm, "DOCKER", "f"}, {compose, "docker", "t"}, {helm, "x", "t"}} {
+	}{
+		{compose, " Kubernetes", "Helm", "f"}, {helm, "DOCKER", "compose", "f"}, {compose, "docker", "helm", "t"}, {helm, "x", "compose", "t"},
+		{compose, "kubernetes", "compose", "t"}, {helm, "docker", "helm", "t"},
+	} {
 		raw := testenv.Database(t)
 		db := open(t, raw.ConnString)
 		raw.SQL(t, "insert into deployment_config (deployment_type) values ('"+test.row+"')")
+		raw.SQL(t, `insert into release_artifact (release_version, chart_type, artifact_data, sha256, is_current)
+			values ('1.0.0', '`+test.serves+`', '\x00', 'x', true)`)
 		if err := db.SetMaintenance(t.Context(), test.target, true); err != nil {
 			t.Fatal(err)
 		}
 		if got := raw.SQL(t, "select maintenance_mode_enabled from deployment_config"); got != test.want {
-			t.Errorf("%s agent, row %q: the flag is %s", test.target.Deployment, test.row, got)
+			t.Errorf("%s agent, row %q, %s serves: the flag is %s", test.target.Deployment, test.row, test.serves, got)
 		}
 	}
 }

@@ -112,14 +112,16 @@ func (db *DB) ActiveAdmins(ctx context.Context) ([]Admin, error) {
 }
 
 // SetMaintenance records in the target's row whether its maintenance page is
-// on. Without a row there is nothing to record, and none is made in a row of
-// the other known type: that one tells about another agent's page.
+// on. Without a row there is nothing to record, and neither is there in a row of
+// the other type when releases of that type serve: it tells about the page of
+// their agent. Otherwise the type is merely wrong.
 func (db *DB) SetMaintenance(ctx context.Context, target Target, on bool) error {
 	_, err := db.exec(ctx, `
 		update deployment_config set maintenance_mode_enabled = $4::boolean, updated_at = clock_timestamp()
 		where id = `+configRow+` and maintenance_mode_enabled is distinct from $4::boolean
-			and lower(btrim(coalesce(deployment_type::text, ''))) is distinct from $5::text`,
-		append(target.configArgs(), on, string(target.otherDeployment()))...)
+			and not (lower(btrim(coalesce(deployment_type::text, ''))) = $5::text and exists (
+				select 1 from release_artifact where is_current and lower(btrim(chart_type::text)) = $6::text))`,
+		append(target.configArgs(), on, string(target.otherDeployment()), string(target.otherDeployment().ChartType()))...)
 	return tidy("record the maintenance mode", err)
 }
 
