@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -124,6 +125,26 @@ func TestLastWordsAreComplete(t *testing.T) {
 	if arrived != words {
 		t.Errorf("%d of %d words arrived in order", arrived, words)
 	}
+}
+
+// Components that fill the queue do not crowd out what the supervisor has to
+// say, such as that one of them died.
+func TestASlowLogKeepsTheSupervisorsOwnWords(t *testing.T) {
+	out := newOutput()
+	out.hold, out.gate = "word 0", make(chan struct{})
+	r := newRelay(out, slog.New(slog.NewJSONHandler(out, nil)))
+	go r.run()
+	for n := range relayQueue {
+		r.put(entry{line: fmt.Appendf(nil, "{\"msg\":\"word %d\"}\n", n)}, true)
+	}
+	r.stalled.Store(true) // nobody waits any more
+	r.put(entry{line: []byte("{\"msg\":\"one more\"}\n")}, true)
+	r.put(entry{line: []byte("{\"msg\":\"and another\"}\n")}, true)
+	r.logger().Warn("component died")
+	close(out.gate)
+	out.await(t, 1, "msg", "component died")
+	close(r.quit)
+	<-r.done
 }
 
 // Nobody reads the log: the component goes on, and so does the supervisor.

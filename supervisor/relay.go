@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	relayQueue    = 64              // entries, of at most maxLine bytes each
+	relayQueue    = 64              // entries of components, of at most maxLine bytes each; as many of our own
 	relayPatience = 2 * time.Second // how long a component waits for a stalled output, once
 	relayFlush    = time.Second     // how long the end of Run waits for it
 )
@@ -23,6 +23,8 @@ type relay struct {
 	log     *slog.Logger // the caller's, which writes to w
 	patient time.Duration
 	queue   chan entry
+	lines   chan struct{} // holds a token per entry of a component in queue
+	own     chan struct{} // the same of the supervisor's: talkative components leave it room
 	quit    chan struct{}
 	done    chan struct{}
 	stalled atomic.Bool
@@ -34,12 +36,15 @@ type entry struct {
 	line   []byte
 	record *slog.Record
 	to     slog.Handler
+	room   chan struct{} // what it holds a token in
 }
 
 func newRelay(w io.Writer, log *slog.Logger) *relay {
 	return &relay{
 		w: w, log: log, patient: relayPatience,
-		queue: make(chan entry, relayQueue),
+		queue: make(chan entry, 2*relayQueue),
+		lines: make(chan struct{}, relayQueue),
+		own:   make(chan struct{}, relayQueue),
 		quit:  make(chan struct{}),
 		done:  make(chan struct{}),
 	}
@@ -66,6 +71,7 @@ func (r *relay) run() {
 }
 
 func (r *relay) write(e entry) {
+	<-e.room
 	// There is nobody left to tell when the log cannot be written.
 	if e.record != nil {
 		_ = e.to.Handle(context.Background(), *e.record)
@@ -78,11 +84,17 @@ func (r *relay) write(e entry) {
 	}
 }
 
-// put hands e over. When the queue is full, a patient caller waits once for
-// the output to move; from then on lines are dropped until it does.
+// put hands e over: a component's line patiently, the supervisor's own record
+// not. When the queue is full, a patient caller waits once for the output to
+// move; from then on lines are dropped until it does.
 func (r *relay) put(e entry, patient bool) {
+	e.room = r.own
+	if patient {
+		e.room = r.lines
+	}
 	select {
-	case r.queue <- e:
+	case e.room <- struct{}{}:
+		r.queue <- e // has room for every token
 		return
 	default:
 	}
@@ -90,7 +102,8 @@ func (r *relay) put(e entry, patient bool) {
 		t := time.NewTimer(r.patient)
 		defer t.Stop()
 		select {
-		case r.queue <- e:
+		case e.room <- struct{}{}:
+			r.queue <- e
 			return
 		case <-r.quit:
 		case <-t.C:
