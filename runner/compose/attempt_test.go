@@ -82,21 +82,30 @@ services:
 		t.Fatal(err)
 	}
 	messages, _ := e.api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
-		filters.Arg("label", api.ProjectLabel+"="+b.project), filters.Arg("event", "start"),
+		filters.Arg("label", api.ProjectLabel+"="+b.project), filters.Arg("event", "start"), filters.Arg("event", "die"),
 	)})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		defer e.close()
 		lives := time.Duration(0) // the first time
+		dying := ""
 		for {
+			var again <-chan time.Time
+			if dying != "" { // the application may not listen to signals yet
+				_ = e.api.ContainerKill(ctx, dying, "INT") // it may be gone
+				again = time.After(50 * time.Millisecond)
+			}
 			select {
 			case <-ctx.Done():
 				return
+			case <-again:
 			case m := <-messages:
-				rest(ctx, lives)
-				_ = e.api.ContainerKill(ctx, m.Actor.ID, "INT") // it may be gone
-				lives = settle + 500*time.Millisecond
+				dying = ""
+				if m.Action == events.ActionStart {
+					rest(ctx, lives)
+					dying, lives = m.Actor.ID, settle+500*time.Millisecond
+				}
 			}
 		}
 	}()

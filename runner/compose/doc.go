@@ -5,13 +5,14 @@
 //
 // A release arrives as a directory that is shredded after the run, but its
 // containers bind-mount files for as long as they live. So the bundle is first
-// kept (store.go) below the working directory:
+// kept (store.go) below the working directory, and looked at before it is used
+// again (kept.go):
 //
 //	.lock                     held by the process that deploys
 //	.contents-key             keys the digests in labels
 //	current                   -> releases/2.5.0-0f343b0931126
 //	releases/2.5.0-0f343b0931126/
-//	releases/.kept-2.5.0-...  when it was kept
+//	releases/.kept-2.5.0-...  when it was kept, and the digests of its files
 //
 // The row's env is never part of it. Names below the working directory are
 // opened through os.Root.

@@ -41,7 +41,9 @@ func TestHistory(t *testing.T) {
 	}
 	b.up(two, kept(one))
 	history("1.0", "2.0")
-	if res := b.run(b.job(bad, kept(two))); !res.Restored {
+	job := b.job(bad, kept(two))
+	job.Compose.Keep = 5
+	if res := b.run(job); !res.Restored {
 		t.Errorf("%+v", res)
 	}
 	history("1.0", "2.0")

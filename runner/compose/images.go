@@ -193,11 +193,14 @@ func (e *engine) image(ctx context.Context, n need) (tagged time.Time, ok bool, 
 }
 
 // references returns which image each reference stood for when the containers in
-// list were made.
-func (e *engine) references(ctx context.Context, list []container.Summary) map[string]string {
+// list were made, those apart that the task made in an attempt that died.
+func (r *run) references(ctx context.Context, list []container.Summary) map[string]string {
 	ids := map[string]string{}
 	for _, c := range list { // the newest first
-		info, err := e.api.ContainerInspect(ctx, c.ID)
+		if c.Labels[LabelTask] == string(r.job.TaskID) {
+			continue
+		}
+		info, err := r.engine.api.ContainerInspect(ctx, c.ID)
 		if err != nil || info.Config == nil {
 			continue // it matters only if a restoration does
 		}

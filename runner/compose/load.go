@@ -98,7 +98,7 @@ func load(ctx context.Context, dir, name string, env rowEnv) (*types.Project, er
 	for i, f := range files {
 		files[i] = filepath.Join(dir, f)
 	}
-	if err := scanBundle(dir, projectDir, files, env.values); err != nil {
+	if _, err := scanBundle(dir, projectDir, files, env.values); err != nil {
 		return nil, err
 	}
 

@@ -150,15 +150,16 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 		Error:   r.died(),
 		Touched: true,
 	}
-	if r.job.Previous != nil && !same(*r.job.Previous, rel) {
-		r.restore(ctx, &res, what)
-		return res
-	}
 	var list []container.Summary
 	err = r.persist(ctx, task.PhaseRestoring, func() (err error) {
 		list, err = r.engine.list(ctx, r.job.Compose.Project)
 		return err
 	})
+	if r.job.Previous != nil && !same(*r.job.Previous, rel) {
+		r.tagged = r.references(ctx, list)
+		r.restore(ctx, &res, what)
+		return res
+	}
 	switch {
 	case err != nil:
 		res.Message = what + ", and its containers cannot be listed: look at the host"

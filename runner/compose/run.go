@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -176,6 +177,11 @@ func (r *run) prepare(ctx context.Context, rel deployment.Release, env rowEnv, e
 		}
 	}()
 	dir := r.store.path(d.bundle)
+	if !d.fresh {
+		if err = r.trust(d, env); err != nil {
+			return nil, err
+		}
+	}
 	if override := overrideFile(dir); override != "" {
 		note(r.out, "%s of release %s is not used: the Compose file stands alone", override, rel.Version)
 	}
@@ -189,6 +195,28 @@ func (r *run) prepare(ctx context.Context, rel deployment.Release, env rowEnv, e
 		note(r.out, "WARNING: %s is a bind mount of a path that release %s does not hold; what is written there is not seen by other releases: use a named volume or an absolute path", m, rel.Version)
 	}
 	return d, nil
+}
+
+// trust makes sure that a bundle kept earlier is still the release it is named
+// after. To bring back what served before, a changed one is better than nothing.
+func (r *run) trust(d *desired, env rowEnv) error {
+	if d.release.PayloadDir != "" {
+		changed, err := r.store.putBack(d.bundle, d.release, env)
+		if len(changed) > 0 {
+			note(r.out, "WARNING: %s of the kept release %s had been changed on this host: put back as the release has it", strings.Join(changed, ", "), d.release.Version)
+		}
+		return err
+	}
+	changed, err := r.store.altered(d.bundle, env)
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	text := fmt.Sprintf("%s of the kept release %s was changed on this host after it was kept", strings.Join(changed, ", "), d.release.Version)
+	if same(d.release, r.job.Release) {
+		return fmt.Errorf("%s: move %s away, and deploy the release from the database", text, r.store.path(d.bundle))
+	}
+	note(r.out, "WARNING: %s; it is used all the same", text)
+	return nil
 }
 
 // discard removes the bundle of a release that was refused.
@@ -215,7 +243,7 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 		return err
 	})
 	if err == nil {
-		r.tagged = r.engine.references(ctx, before)
+		r.tagged = r.references(ctx, before)
 		r.forewarn()
 		err = r.persist(ctx, task.PhasePreflight, func() error { return r.ensureImages(ctx, d.project, false) })
 	}

@@ -32,26 +32,34 @@ type scan struct {
 	lookup func(string) (string, bool)
 	nodes  int
 	files  map[string]bool
+	read   map[string]bool // what the loader reads, there or not, relative to dir
 }
 
 // scanBundle checks the Compose files, absolute paths below dir, and every
-// file they draw in.
-func scanBundle(dir, projectDir string, files []string, values map[string]string) error {
+// file they draw in. It returns all of them, relative to dir.
+func scanBundle(dir, projectDir string, files []string, values map[string]string) (map[string]bool, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return fmt.Errorf("open the bundle: %w", err)
+		return nil, fmt.Errorf("open the bundle: %w", err)
 	}
 	defer root.Close()
-	s := &scan{root: root, dir: dir, files: map[string]bool{}, lookup: func(k string) (string, bool) {
+	s := &scan{root: root, dir: dir, files: map[string]bool{}, read: map[string]bool{}, lookup: func(k string) (string, bool) {
 		v, ok := values[k]
 		return v, ok
 	}}
 	for _, f := range files {
 		if err := s.file(f, projectDir, true); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return s.read, nil
+}
+
+// reads notes that the loader reads path, an absolute one.
+func (s *scan) reads(path string) {
+	if rel, err := filepath.Rel(s.dir, path); err == nil {
+		s.read[rel] = true
+	}
 }
 
 // file checks one Compose file. Relative paths in it start at base. What an
@@ -62,6 +70,7 @@ func (s *scan) file(path, base string, includes bool) error {
 		return nil
 	}
 	s.files[key] = true
+	s.reads(path)
 	if len(s.files) > maxComposeFiles {
 		return fmt.Errorf("the release has more than %d Compose files that include or extend each other", maxComposeFiles)
 	}
@@ -119,8 +128,15 @@ func (s *scan) service(name string, service map[string]any, base string) error {
 		}
 	}
 	for _, file := range stringList(service["label_file"]) {
-		if _, err := s.inside(file, base); err != nil {
+		path, err := s.inside(file, base)
+		if err != nil {
 			return fmt.Errorf("services.%s.label_file: %w", name, err)
+		}
+		s.reads(path)
+	}
+	for _, file := range stringList(service["env_file"]) {
+		if path, err := s.inside(file, base); err == nil { // another one is refused later
+			s.reads(path)
 		}
 	}
 	return nil
@@ -138,9 +154,11 @@ func (s *scan) includes(v any, base string) error {
 			paths = stringList(e["path"])
 			projectDir, _ = e["project_directory"].(string)
 			for _, f := range stringList(e["env_file"]) {
-				if _, err := s.inside(f, base); err != nil {
+				path, err := s.inside(f, base)
+				if err != nil {
 					return fmt.Errorf("include.env_file: %w", err)
 				}
+				s.reads(path)
 			}
 		}
 		next := ""
@@ -157,9 +175,11 @@ func (s *scan) includes(v any, base string) error {
 					}
 				}
 				// The loader reads the .env of an included directory.
-				if _, err := s.inside(".env", next); err != nil {
+				env, err := s.inside(".env", next)
+				if err != nil {
 					return fmt.Errorf("include: %w", err)
 				}
+				s.reads(env)
 			}
 			if err := s.file(path, next, true); err != nil {
 				return err

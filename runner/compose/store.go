@@ -3,6 +3,9 @@ package compose
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +27,7 @@ const (
 	currentLink = "current"
 	lockFile    = ".lock"
 	tempPrefix  = ".tmp-"  // of a bundle being copied, and of a new current link
-	keptPrefix  = ".kept-" // + bundle name: an empty file, as old as the copy
+	keptPrefix  = ".kept-" // + bundle name: its files' digests, as old as the copy
 	dirMode     = 0o711    // who is told a path may use it, nobody may list
 )
 
@@ -155,7 +158,7 @@ func (s *store) clear() error {
 		}
 		for _, e := range entries {
 			of, isStamp := strings.CutPrefix(e.Name(), keptPrefix)
-			if !strings.HasPrefix(e.Name(), tempPrefix) && (!isStamp || s.has(of)) {
+			if !strings.HasPrefix(e.Name(), tempPrefix) && !durable.IsTemp(e.Name()) && (!isStamp || s.has(of)) {
 				continue
 			}
 			if err := root.RemoveAll(e.Name()); err != nil {
@@ -211,6 +214,7 @@ func (s *store) copy(ctx context.Context, payload, name string) (ignoredEnv bool
 			err = errors.Join(err, s.releases.RemoveAll(temp))
 		}
 	}()
+	digests := map[string]string{}
 	var modes []func() error // of directories: one may be read-only
 	err = fs.WalkDir(src.FS(), ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -240,10 +244,14 @@ func (s *store) copy(ctx context.Context, payload, name string) (ignoredEnv bool
 			modes = append(modes, func() error { return s.releases.Chmod(to, mode) })
 			return s.releases.Mkdir(to, 0o700)
 		case info.Mode().IsRegular():
-			return s.copyFile(src, path, to, info.Mode().Perm())
+			digests[path], err = s.copyFile(src, path, to, info.Mode().Perm())
+			return err
 		case info.Mode()&fs.ModeSymlink != 0:
 			target, err := src.Readlink(path)
 			if err != nil {
+				return err
+			}
+			if digests[path], err = digestOf(src, path); err != nil {
 				return err
 			}
 			return s.releases.Symlink(target, to)
@@ -262,36 +270,41 @@ func (s *store) copy(ctx context.Context, payload, name string) (ignoredEnv bool
 	if err := durable.SyncTree(s.releases, temp); err != nil {
 		return false, err
 	}
-	if err := s.stamp(name); err != nil {
+	if err := s.stamp(name, digests); err != nil {
 		return false, err
 	}
 	// The new name is what says that the copy is complete.
 	return ignoredEnv, durable.Rename(s.releases, temp, s.releases, name)
 }
 
-func (s *store) copyFile(src *os.Root, from, to string, mode fs.FileMode) error {
+// copyFile copies a file and returns its digest.
+func (s *store) copyFile(src *os.Root, from, to string, mode fs.FileMode) (string, error) {
 	in, err := src.Open(from)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer in.Close()
 	out, err := s.releases.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return "", err
 	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Chmod(mode), out.Close())
+	sum := sha256.New()
+	_, err = io.Copy(io.MultiWriter(out, sum), in)
+	return hex.EncodeToString(sum.Sum(nil)), errors.Join(err, out.Chmod(mode), out.Close())
 }
 
-// stamp records when the bundle was copied: what changed in it later was
-// changed by its containers.
-func (s *store) stamp(name string) error {
-	f, err := s.releases.Create(keptPrefix + name)
+// stamp records when the bundle was copied, since what changed in it later was
+// changed by its containers, and the digests of its files.
+func (s *store) stamp(name string, digests map[string]string) error {
+	data, err := json.Marshal(digests)
 	if err != nil {
 		return err
 	}
+	if err := durable.WriteFile(s.releases, keptPrefix+name, data, 0o600); err != nil {
+		return err
+	}
 	now := time.Now()
-	return errors.Join(f.Close(), s.releases.Chtimes(keptPrefix+name, now, now))
+	return s.releases.Chtimes(keptPrefix+name, now, now)
 }
 
 // setCurrent makes the link `current` point at the bundle, for people.

@@ -200,7 +200,7 @@ func TestLastKept(t *testing.T) {
 	s := open(t, dir)
 	now := time.Now()
 	for i, name := range []string{"b", "c", "a"} {
-		if err := errors.Join(s.releases.Mkdir(name, 0o755), s.stamp(name),
+		if err := errors.Join(s.releases.Mkdir(name, 0o755), s.stamp(name, nil),
 			s.releases.Chtimes(keptPrefix+name, now, now.Add(time.Duration(-i)*time.Hour))); err != nil {
 			t.Fatal(err)
 		}
