@@ -21,7 +21,7 @@ import (
 
 // patience is how long a test waits for what has to happen; no assertion
 // depends on it.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // output collects log lines and lets a test wait for one.
 type output struct {
@@ -31,6 +31,7 @@ type output struct {
 
 	mu      sync.Mutex
 	lines   []string
+	records []record // the lines, parsed once
 	rest    []byte
 	changed chan struct{}
 }
@@ -49,7 +50,7 @@ func (o *output) Write(b []byte) (int, error) {
 		if !found {
 			break
 		}
-		o.lines, o.rest = append(o.lines, string(line)), rest
+		o.lines, o.records, o.rest = append(o.lines, string(line)), append(o.records, parse(string(line))), rest
 	}
 	close(o.changed)
 	o.changed = make(chan struct{})
@@ -87,12 +88,11 @@ func parse(line string) record {
 func (o *output) await(t *testing.T, n int, pairs ...string) record {
 	t.Helper()
 	limit := time.After(patience)
-	for {
+	for seen, found := 0, 0; ; {
 		o.mu.Lock()
 		changed := o.changed
-		found := 0
-		for _, l := range o.lines {
-			if r := parse(l); r.matches(pairs) {
+		for ; seen < len(o.records); seen++ {
+			if r := o.records[seen]; r.matches(pairs) {
 				if found++; found == n {
 					o.mu.Unlock()
 					return r

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// quick are numbers that make deaths and crash loops short.
-var quick = Backoff{Min: 2 * time.Millisecond, Max: 20 * time.Millisecond, Steady: 300 * time.Millisecond}
+// quick are numbers that make deaths and crash loops short. A life that only
+// starts and ends must not seem a steady one, however slow the machine is.
+var quick = Backoff{Min: 2 * time.Millisecond, Max: 20 * time.Millisecond, Steady: 10 * time.Second}
 
 func three() []Component {
 	return []Component{comp("fetcher", "serve"), comp("runner", "serve"), comp("notifier", "serve")}
