@@ -34,8 +34,8 @@ func TestMaskedBeforeCut(t *testing.T) {
 	env := "DB_PASSWORD='" + secret + "'\n"
 	b := newBench(t)
 	for _, words := range []string{
-		strings.Repeat("x", maxTailLine-30) + " ${DB_PASSWORD}",
-		strings.Repeat("x", maxQuote-35) + " ${DB_PASSWORD}",
+		strings.Repeat("x", maxTailLine-45) + " ${DB_PASSWORD}",
+		strings.Repeat("x", maxQuote-50) + " ${DB_PASSWORD}",
 		"login with ${DB_PASSWORD}",
 	} {
 		rel := b.release("1.0", map[string]string{"compose.yaml": `
