@@ -71,7 +71,10 @@ func TestMisbehavingDeployment(t *testing.T) {
 			b := newBench(t, c.deploy, c.recover)
 			if c.short {
 				b.margin, b.exitLimit = 200*time.Millisecond, time.Millisecond
-				b.opts.Timeout, b.opts.RestoreTimeout, b.opts.MaintenanceTimeout = 0, 0, 3*time.Second
+				b.opts.Timeout, b.opts.RestoreTimeout, b.opts.MaintenanceTimeout = 0, 0, 20*time.Second
+				if c.deploy == "lingers" { // its limit is exitLimit
+					b.opts.Timeout, b.opts.RestoreTimeout = time.Hour, time.Hour
+				}
 			}
 			task, name := b.ready()
 			b.start()

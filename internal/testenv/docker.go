@@ -104,7 +104,7 @@ func BuildAppImage(ctx context.Context, ref, version string, interval time.Durat
 	args := []string{"import", "--change", `ENTRYPOINT ["/app"]`, "--change", "EXPOSE 8080"}
 	if interval > 0 {
 		args = append(args, "--change",
-			fmt.Sprintf(`HEALTHCHECK --interval=%s --timeout=3s --retries=3 CMD ["/app","health"]`, interval))
+			fmt.Sprintf(`HEALTHCHECK --interval=%s --timeout=30s --retries=3 CMD ["/app","health"]`, interval))
 	}
 	_, err = runDocker(ctx, &archive, append(args, "-", ref)...)
 	return err

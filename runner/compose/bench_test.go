@@ -79,7 +79,7 @@ services:
     healthcheck:
       test: ["CMD", "/app", "health"]
       interval: 200ms
-      timeout: 2s
+      timeout: 30s
       retries: 3
 %s`, b.image, version, more)
 }
