@@ -179,7 +179,7 @@ const writing = 10 * time.Minute
 // young are left alone. It returns an error only if nothing can be looked at.
 func (f *Fetcher) sweep(ctx, work context.Context, young time.Duration) error {
 	drafts, err := f.dir.Drafts()
-	if err != nil && len(drafts) == 0 {
+	if drafts == nil {
 		return err
 	}
 	if err != nil {
@@ -217,7 +217,10 @@ func (f *Fetcher) settle(ctx, work context.Context, d *staging.Draft, young time
 	case err != nil:
 		f.Log.Warn("discarding a draft that cannot be read", "task", d.Task().Name, "error", err)
 		return f.discard(d)
-	case m.Offline: // complete: its operator was cut off before the last step
+	case m.Offline: // complete: its operator was cut off before the last step, or is about to make it
+		if age, err := d.Age(); err != nil || age < min(young, time.Minute) {
+			return errors.Join(err, d.Close())
+		}
 		_, err := d.Publish(*m)
 		if err != nil {
 			err = errors.Join(err, d.Close())

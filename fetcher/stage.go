@@ -143,7 +143,11 @@ func (f *Fetcher) tryStage(ctx context.Context, d *staging.Draft, m staging.Mani
 
 func (f *Fetcher) publish(d *staging.Draft, m staging.Manifest) error {
 	m.StagedAt = time.Now().UTC()
-	f.event(d, task.PhaseReady, "staged "+m.Release.Version)
+	text := "staged " + m.Release.Version
+	if m.Refusal != "" {
+		text = "handed over to be failed"
+	}
+	f.event(d, task.PhaseReady, text)
 	_, err := d.Publish(m)
 	return err
 }

@@ -130,7 +130,9 @@ func (n *Notifier) adopt(j *job, l *Ledger) {
 	for _, d := range l.Deliveries {
 		n.outbox(j, d)
 	}
-	j.settled = l.Settled()
+	if j.settled = l.Settled(); j.settled && n.opts.Settled != nil {
+		n.opts.Settled()
+	}
 }
 
 // outbox tells what became of a mail so far, for those who look elsewhere than
@@ -193,8 +195,11 @@ func (n *Notifier) load(j *job) bool {
 		return false
 	}
 	if qerr := j.task.Quarantine("the notifier cannot read the outcome: " + err.Error()); qerr != nil {
-		n.postpone(j, errors.Join(err, qerr))
-		return false
+		err = errors.Join(err, qerr)
+		if j.task.State != staging.Quarantine { // else only an older one could not make room
+			n.postpone(j, err)
+			return false
+		}
 	}
 	j.log.Error("set a task aside whose outcome cannot be read: no mail is sent about it", "error", err, "quarantine", j.task.Path())
 	n.forget(j)

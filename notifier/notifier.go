@@ -50,7 +50,7 @@ type Options struct {
 	// row, and "" once it can; it may be nil.
 	Ready func(reason string)
 	// Outbox is given each delivery of a task as it is planned, and whenever its
-	// state changes; Settled is called when a task's last mail is settled. Neither
+	// state changes; Settled is called when a task's last mail is settled, or it has none. Neither
 	// may block; both may be nil.
 	Outbox  func(task.ID, Delivery)
 	Settled func()

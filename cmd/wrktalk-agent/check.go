@@ -183,7 +183,7 @@ func (c *checker) database() {
 }
 
 // deploymentType warns when the database is about the other kind of deployment:
-// tasks without an artifact, and the flags there, then belong to its agents.
+// most tasks without an artifact then belong to its agents.
 func (c *checker) deploymentType(ctx context.Context, db *taskdb.DB) {
 	types, err := db.DeploymentTypes(ctx)
 	own := string(c.cfg.Agent.DeploymentType)
@@ -191,7 +191,7 @@ func (c *checker) deploymentType(ctx context.Context, db *taskdb.DB) {
 	case err != nil:
 		c.add("deployment type", checkFail, "%s", explain(err))
 	case len(types) > 0 && !slices.Contains(types, own):
-		c.add("deployment type", checkWarn, "agent.deployment_type is %s, deployment_config.deployment_type in the database %s: tasks that name no release are not taken here; correct one of the two",
+		c.add("deployment type", checkWarn, "agent.deployment_type is %s, deployment_config.deployment_type in the database %s: tasks that name no release are taken here only if they are rollbacks and no other type's release serves; correct one of the two",
 			own, strings.Join(types, ", "))
 	}
 }

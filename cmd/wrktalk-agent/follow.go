@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -123,6 +124,7 @@ func (f *follower) run(ctx context.Context) (taskdb.TaskRow, error) {
 			}
 			switch {
 			case ctx.Err() != nil:
+			case here && errors.Is(err, taskdb.ErrNotFound): // asked for offline: its row comes with its outcome
 			case err != nil && !taskdb.Transient(err):
 				return row, err
 			case err != nil:
@@ -223,7 +225,7 @@ func (f *follower) wait(ctx context.Context, row taskdb.TaskRow) {
 func whyWaiting(row taskdb.TaskRow, s *taskdb.Status, cfg *config.Config) string {
 	own := cfg.Agent.DeploymentType.ChartType()
 	switch {
-	case row.ChartType == otherChart(cfg):
+	case row.ChartType == cfg.Agent.DeploymentType.Other().ChartType():
 		return fmt.Sprintf("waiting for a %s agent: this agent deploys %s (agent.deployment_type, deployment_config)", row.ChartType, own)
 	case row.DueIn > 0 && row.ExecuteAfter == nil:
 		return "waiting for ever: its execute_after is infinity"

@@ -251,7 +251,6 @@ func lookAround(path string, r *report) {
 			return
 		}
 	}
-	r.Running = running
 	counts := make(map[staging.State]int)
 	for _, s := range staging.States {
 		tasks, err := dir.List(s)
@@ -263,7 +262,7 @@ func lookAround(path string, r *report) {
 			r.Mail = waitingMail(tasks)
 		}
 	}
-	r.Staging = counts
+	r.Running, r.Staging = running, counts
 }
 
 // waitingMail reads in the ledgers of finished tasks what is still to be sent.

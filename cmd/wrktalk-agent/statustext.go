@@ -9,7 +9,6 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/config"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
-	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 )
 
@@ -112,14 +111,6 @@ func describeMail(m *mailReport) string {
 	return fmt.Sprintf("%d to be sent, the next try at %s: %s", m.Pending, m.NextTry.Local().Format("15:04:05"), m.LastError)
 }
 
-// otherChart is the chart type that agents of the other deployment type deploy.
-func otherChart(cfg *config.Config) task.ChartType {
-	if cfg.Agent.DeploymentType == task.DeploymentDocker {
-		return task.ChartHelm
-	}
-	return task.ChartCompose
-}
-
 // describeOthers says that tasks wait which no agent of this type takes.
 func describeOthers(s *taskdb.Status, cfg *config.Config) string {
 	n, what := s.OtherDue, "due"
@@ -131,7 +122,7 @@ func describeOthers(s *taskdb.Status, cfg *config.Config) string {
 		tasks, are = "task", "is"
 	}
 	return fmt.Sprintf("%d %s %s %s for %s agents; this agent deploys %s", n, what, tasks, are,
-		otherChart(cfg), cfg.Agent.DeploymentType.ChartType())
+		cfg.Agent.DeploymentType.Other().ChartType(), cfg.Agent.DeploymentType.ChartType())
 }
 
 // describeComponents says what the supervisor on this host reports, or else

@@ -64,7 +64,7 @@ func writeFile(root *os.Root, name string, data []byte, perm fs.FileMode) (err e
 	defer func() {
 		_ = f.Close() // a second close after the one below does no harm
 		if err != nil && !named {
-			err = errors.Join(err, shred.File(root, temp))
+			err = errors.Join(err, giveUp(root, temp))
 		}
 	}()
 
@@ -97,6 +97,19 @@ func writeFile(root *os.Root, name string, data []byte, perm fs.FileMode) (err e
 		return err
 	}
 	return syncDir(root, dir)
+}
+
+// giveUp shreds a file that is not to be, or, on a disk that takes no write any
+// more, unlinks it: nobody would find it again.
+func giveUp(root *os.Root, temp string) error {
+	err := shred.File(root, temp)
+	if err == nil {
+		return nil
+	}
+	if gone := root.Remove(temp); !errors.Is(gone, fs.ErrNotExist) {
+		err = errors.Join(err, gone)
+	}
+	return err
 }
 
 // Rename moves oldname in from to newname in to; both are single components,

@@ -68,13 +68,14 @@ func (d *Dir) taken(name string) (bool, error) {
 
 // Drafts returns what lies in tmp: drafts whose writer died, and those that an
 // operator's command writes this moment. Each is taken up again, discarded or,
-// to leave it alone, closed. With an error it returns those it could open.
+// to leave it alone, closed. With an error it returns those it could open, nil
+// only when tmp itself could not be listed.
 func (d *Dir) Drafts() ([]*Draft, error) {
 	tasks, err := d.List(Tmp)
 	if err != nil {
 		return nil, err
 	}
-	var drafts []*Draft
+	drafts := []*Draft{}
 	var errs []error
 	for _, t := range tasks {
 		root, err := t.Root()

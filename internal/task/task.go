@@ -73,6 +73,14 @@ const (
 	DeploymentDocker     DeploymentType = "docker"
 )
 
+// Other returns the deployment type that d is not.
+func (d DeploymentType) Other() DeploymentType {
+	if d == DeploymentDocker {
+		return DeploymentKubernetes
+	}
+	return DeploymentDocker
+}
+
 // ChartType returns the chart type that an agent of deployment type d deploys,
 // or "" when d is not a known deployment type.
 func (d DeploymentType) ChartType() ChartType {

@@ -439,8 +439,12 @@ func TestMaintenanceLeavesTheOtherTypesRowAlone(t *testing.T) {
 		serves string // a release of this chart type
 		want   string
 	}{
-		{compose, " Kubernetes", "Helm", "f"}, {helm, "DOCKER", "compose", "f"}, {compose, "docker", "helm", "t"}, {helm, "x", "compose", "t"},
-		{compose, "kubernetes", "compose", "t"}, {helm, "docker", "helm", "t"},
+		{compose, " Kubernetes", "Helm", "f"},
+		{helm, "DOCKER", "compose", "f"},
+		{compose, "docker", "helm", "t"},
+		{helm, "x", "compose", "t"},
+		{compose, "kubernetes", "compose", "t"},
+		{helm, "docker", "helm", "t"},
 	} {
 		raw := testenv.Database(t)
 		db := open(t, raw.ConnString)

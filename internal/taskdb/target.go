@@ -43,14 +43,6 @@ func (t Target) configArgs() []any {
 	return []any{string(t.Deployment), name, t.Namespace}
 }
 
-// otherDeployment returns the deployment type that the target's is not.
-func (t Target) otherDeployment() task.DeploymentType {
-	if t.Deployment == task.DeploymentDocker {
-		return task.DeploymentKubernetes
-	}
-	return task.DeploymentDocker
-}
-
 // MailSettings is what deployment_config says about sending mail. Fields that
 // are null there are empty here.
 type MailSettings struct {
@@ -121,7 +113,7 @@ func (db *DB) SetMaintenance(ctx context.Context, target Target, on bool) error 
 		where id = `+configRow+` and maintenance_mode_enabled is distinct from $4::boolean
 			and not (lower(btrim(coalesce(deployment_type::text, ''))) = $5::text and exists (
 				select 1 from release_artifact where is_current and lower(btrim(chart_type::text)) = $6::text))`,
-		append(target.configArgs(), on, string(target.otherDeployment()), string(target.otherDeployment().ChartType()))...)
+		append(target.configArgs(), on, string(target.Deployment.Other()), string(target.Deployment.Other().ChartType()))...)
 	return tidy("record the maintenance mode", err)
 }
 

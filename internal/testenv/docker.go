@@ -177,7 +177,6 @@ func AppImageWith(t testing.TB, version string, interval time.Duration) string {
 // uses. Its containers, networks and volumes are removed at the end of the test.
 func ComposeProject(t testing.TB) string {
 	t.Helper()
-	t.Helper()
 	name := "wt" + uniqueName()
 	done := claimDocker(t, claimedProject, name)
 	t.Cleanup(func() {
