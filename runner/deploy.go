@@ -84,7 +84,11 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 		return notStarted(job, err), "", nil
 	}
 
-	limit := job.Timeout + job.RestoreTimeout + r.MaintenanceTimeout + r.margin
+	restore := job.RestoreTimeout
+	if job.Action == deployment.ActionRecover {
+		restore *= 2 // it may first have to wait for its server as long
+	}
+	limit := job.Timeout + restore + r.MaintenanceTimeout + r.margin
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	within := func(d time.Duration) {
@@ -112,7 +116,7 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 			p.interrupt()
 		}
 		if res == nil {
-			within(job.RestoreTimeout + r.margin)
+			within(restore + r.margin)
 		}
 	}
 	for open := true; open; {
@@ -141,6 +145,9 @@ func (r *Runner) execute(sig Signals, t *staging.Task, job deployment.Job, beat 
 			}
 			p.kill()
 		case <-lapse.C:
+			if res != nil {
+				continue // it changes nothing any more
+			}
 			if left := beat.left(r.Lease); left > 0 {
 				lapse.Reset(left)
 				continue

@@ -231,3 +231,49 @@ func TestHelmStopsBeforeItsClaimLapses(t *testing.T) {
 		t.Errorf("row is %s", got)
 	}
 }
+
+// A release that was left half-way when an operator rolled back is not gone on
+// with: that would undo the rollback. When the rollback fails, it is repaired, and
+// what came of the rollback does not keep it waiting for the database.
+func TestOfflineRollbackOverHalfway(t *testing.T) {
+	for _, c := range []struct{ name, mode, row, said string }{
+		{"succeeds", "good", "failed|given up for a rollback without the database", "deploy, proceed true, hanging, deploy, proceed true, changed"},
+		{"fails", "fails", "failed|restored", "deploy, proceed true, hanging, deploy, recover"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, "hangs", "restores")
+			artifact := strings.Fields(b.old())[0]
+			first, half := b.ready()
+			b.start()
+			b.awaitWord("hanging")
+			b.halt()
+			b.proxy.Refuse(true)
+			b.opts.Lease, b.pagePatience = time.Millisecond, time.Nanosecond
+			for i, v := range b.opts.Env {
+				if strings.HasPrefix(v, "FAKE_DEPLOY=") {
+					b.opts.Env[i] = "FAKE_DEPLOY=" + c.mode
+				}
+			}
+			id, name := b.offline(artifact)
+			b.start()
+			b.awaitOutcome(name)
+			b.awaitOutcome(half)
+			if got := b.said(); got != c.said {
+				t.Errorf("the stand-in said %s", got)
+			}
+			b.proxy.Refuse(false)
+			b.outcome(half)
+			b.outcome(name)
+			if got := b.row(first.ID); got != c.row {
+				t.Errorf("row is %s", got)
+			}
+			want := map[string]string{"good": "completed|", "fails": "failed|it does not come up"}[c.mode]
+			if got := b.row(id); got != want {
+				t.Errorf("row of the rollback is %s", got)
+			}
+			if got := strings.Fields(b.pages()); got[len(got)-1] != "down" {
+				t.Errorf("the page went %s", got)
+			}
+		})
+	}
+}

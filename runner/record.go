@@ -39,6 +39,9 @@ func (r *Runner) record(sig Signals, t *staging.Task, o task.Outcome) error {
 		return cmp.Or(err, fmt.Errorf("%w: an earlier outcome is recorded first", errGiveWay))
 	}
 	if err != nil {
+		if left, _ := r.halfway(); len(left) > 0 { // which may be what the database waits for
+			return fmt.Errorf("%w: %w", errGiveWay, err)
+		}
 		if err := r.patiently(ctx, t, "record the outcome", finish); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"syscall"
 	"time"
 
@@ -86,6 +87,11 @@ func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
 		if err := r.keep(sig, t, o); err != nil {
 			return err
 		}
+		if o.Offline && o.Succeeded {
+			if err := r.overtake(t, o); err != nil {
+				return err
+			}
+		}
 	case ofDisk(err):
 		return err
 	default:
@@ -94,11 +100,44 @@ func (r *Runner) carryOut(sig Signals, t *staging.Task) error {
 	return r.record(sig, t, o)
 }
 
-// ofDisk reports whether err says that a file could not be read, rather than
-// what is wrong with it: that may pass.
+// ofDisk reports whether err says that a file cannot be read now, rather than
+// what is wrong with it.
 func ofDisk(err error) bool {
 	var errno syscall.Errno
-	return errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist)
+	return errors.As(err, &errno) && slices.Contains([]syscall.Errno{
+		syscall.EIO, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ESTALE, syscall.ENOSPC,
+	}, errno)
+}
+
+// overtake ends the tasks that were left half-way when an operator rolled back on
+// this host: what they left is gone, and gone on with they would undo it.
+func (r *Runner) overtake(t *staging.Task, o task.Outcome) error {
+	left, err := r.halfway()
+	if err != nil {
+		return err
+	}
+	for _, other := range left {
+		m, err := other.Manifest()
+		if err != nil || other.Name == t.Name {
+			continue // its own run says what is wrong
+		}
+		end := outcomeOf(m)
+		end.Message = fmt.Sprintf("The deployment was interrupted, and an operator rolled back to release %s on this host meanwhile", o.ReleaseVersion)
+		end.Error, end.Serving, end.FinishedAt = "given up for a rollback without the database", o.Serving, time.Now().UTC()
+		if err := other.SetOutcome(end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outcomeOf begins the outcome of a task.
+func outcomeOf(m *staging.Manifest) task.Outcome {
+	return task.Outcome{
+		Schema: task.OutcomeSchema, TaskID: m.TaskID, Kind: m.Kind, Token: m.Token, Offline: m.Offline,
+		ArtifactID: m.Release.ArtifactID, ReleaseVersion: m.Release.Version, ChartType: m.Release.ChartType,
+		StartedAt: m.ClaimedAt,
+	}
 }
 
 // keep writes the outcome to disk. While it cannot, the task is not run again
@@ -118,11 +157,7 @@ func (r *Runner) keep(sig Signals, t *staging.Task, o task.Outcome) error {
 // outcome finds out what comes of the task, deploying it unless there is a
 // reason not to. An error means that there is no outcome yet, or none of ours.
 func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat *heartbeat) (task.Outcome, error) {
-	o := task.Outcome{
-		Schema: task.OutcomeSchema, TaskID: m.TaskID, Kind: m.Kind, Token: m.Token, Offline: m.Offline,
-		ArtifactID: m.Release.ArtifactID, ReleaseVersion: m.Release.Version, ChartType: m.Release.ChartType,
-		StartedAt: m.ClaimedAt,
-	}
+	o := outcomeOf(m)
 	if m.Previous != nil {
 		o.Serving = m.Previous.Version
 	}
@@ -196,7 +231,7 @@ func (r *Runner) outcome(sig Signals, t *staging.Task, m *staging.Manifest, beat
 	case beat.wish.error() != "":
 		o.Error = beat.wish.error() + ": " + o.Error
 	case job.Action == deployment.ActionRecover && run.Attempts > r.MaxAttempts:
-		o.Error = fmt.Sprintf("gave up after %d attempts, each ended by a stop of the agent: %s", r.MaxAttempts, o.Error)
+		o.Error = fmt.Sprintf("gave up after %d attempts, each cut short: %s", r.MaxAttempts, o.Error)
 	}
 	return o, nil
 }

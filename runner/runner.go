@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/meter"
@@ -166,12 +167,20 @@ func (r *Runner) drain(sig Signals) error {
 }
 
 // next returns the task to go on with, nil for none. What lies in running was
-// left there by a predecessor, or gave way to a task that was asked for offline:
-// outcomes are recorded in the order in which they came about, before anything
-// else begins.
+// left there by a predecessor, or gave way to a task that was asked for offline.
+// What an attempt left half-way comes first: the database that the others wait for
+// may be part of it. Outcomes are recorded in the order in which they came about,
+// before anything else begins.
 func (r *Runner) next() (*staging.Task, error) {
 	if t, err := r.offline(); t != nil || err != nil {
 		return t, err
+	}
+	left, err := r.halfway()
+	if err != nil {
+		return nil, err
+	}
+	if len(left) > 0 {
+		return left[0], nil
 	}
 	if t, err := r.unrecorded(); t != nil || err != nil {
 		return t, err
@@ -186,6 +195,20 @@ func (r *Runner) next() (*staging.Task, error) {
 		}
 	}
 	return nil, nil
+}
+
+// halfway returns the tasks in running that an attempt left without an outcome,
+// oldest first.
+func (r *Runner) halfway() ([]*staging.Task, error) {
+	tasks, err := r.dir.List(staging.Running)
+	return slices.DeleteFunc(tasks, func(t *staging.Task) bool {
+		run, err := t.Run()
+		if err != nil || run.Attempts == 0 {
+			return true
+		}
+		_, err = t.Outcome()
+		return !errors.Is(err, fs.ErrNotExist)
+	}), err
 }
 
 // unrecorded returns the task in running whose outcome is the oldest, nil for

@@ -99,7 +99,7 @@ func TestTheNextRunnerGoesOn(t *testing.T) {
 	}
 	b.start()
 	o := b.outcome(name)
-	if want := "gave up after 2 attempts, each ended by a stop of the agent: restored"; o.Error != want || !o.Restored {
+	if want := "gave up after 2 attempts, each cut short: restored"; o.Error != want || !o.Restored {
 		t.Errorf("outcome is %+v", o)
 	}
 	if got := b.row(task.ID); got != "failed|"+o.Error {

@@ -118,21 +118,40 @@ func rest(ctx context.Context, d time.Duration) {
 // lost reports whether err means that the connection to the engine was lost, as
 // when it is restarted: what it was asked for may be asked for again.
 func lost(err error) bool {
-	return client.IsErrConnectionFailed(err) ||
+	var g *gone
+	return errors.As(err, &g) || client.IsErrConnectionFailed(err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
+
+// gone is an error that came about because the engine went away.
+type gone struct{ error }
+
+func (g *gone) Unwrap() error { return g.error }
+
+// maxTries is how often an engine that is there may cut off what it is asked for
+// before that is its answer.
+const maxTries = 10
 
 // persist does what, and does it again whenever the engine was away meanwhile
 // and is back, as long as ctx lives. what must be something that may be done
 // twice, as everything is that Compose converges on.
 func (e *engine) persist(ctx context.Context, say func(error), what func() error) error {
+	cut := 0 // in a row, by an engine that was there all the time
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		err := what()
 		if ctx.Err() != nil || !lost(err) {
 			return err
 		}
-		if err := e.await(ctx, say); err != nil {
+		cut++
+		awaited := e.await(ctx, func(err error) {
+			cut = 0
+			say(err)
+		})
+		if awaited != nil {
+			return awaited
+		}
+		if cut >= maxTries {
 			return err
 		}
 		rest(ctx, pause) // the engine may end at what it is asked for

@@ -132,6 +132,8 @@ func (r *run) ensureImages(ctx context.Context, p *types.Project, missingOnly bo
 			case err == nil:
 			case context.Cause(ctx) != nil:
 				failed[i] = context.Cause(ctx)
+			case lost(err) || r.engine.ping(ctx) != nil: // the engine's fault, not the registry's
+				failed[i] = &gone{fmt.Errorf("pull image %s of service %q: %w", n.image, n.service, err)}
 			case present[n.image+" "+n.platform]:
 				note(r.out, "image %s could not be pulled; the one on this host is used: %s", n.image, oneLine(err.Error()))
 			case n.built:
@@ -145,6 +147,9 @@ func (r *run) ensureImages(ctx context.Context, p *types.Project, missingOnly bo
 	_ = group.Wait() // errors are in failed
 	if err := context.Cause(ctx); err != nil {
 		return err
+	}
+	if i := slices.IndexFunc(failed, lost); i >= 0 {
+		return failed[i] // all of it again, when the engine is back
 	}
 	if err := joinLine(failed); err != nil {
 		return err
@@ -220,7 +225,7 @@ func (e *engine) pull(ctx context.Context, p *types.Project, n need) error {
 		Services:    types.Services{n.service: one},
 	}, api.PullOptions{Quiet: true})
 	if client.IsErrConnectionFailed(err) {
-		return unreachable(e.api.DaemonHost(), err)
+		return &gone{unreachable(e.api.DaemonHost(), err)}
 	}
 	return err
 }

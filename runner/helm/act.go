@@ -24,6 +24,7 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/runner/deployment"
 )
 
 // operation carries out one order inside the child.
@@ -280,6 +281,13 @@ func (op *operation) rollback(ctx context.Context) error {
 	}
 	if err := op.cleanse(1); err != nil {
 		return err
+	}
+	target, err := op.cluster.releases.Get(h.Release, op.order.Revision)
+	if err != nil {
+		return fmt.Errorf("read revision %d: %s", op.order.Revision, oneLine(err.Error()))
+	}
+	if !ours(target) { // what Helm copied into its labels tells of another revision
+		maps.Copy(labels, releaseLabels(deployment.Release{Version: versionOf(target, op.order.Job)}))
 	}
 	b := action.NewRollback(op.configuration(labels))
 	b.Version = op.order.Revision

@@ -38,10 +38,14 @@ func (r *run) recover(ctx context.Context) deployment.Result {
 	case applied(last, r.job, r.values):
 		return r.confirm(ctx, now)
 	case last == nil:
+		res.Touched = true // so that nothing serving is believed
 		res.Message = what + " before anything was recorded; nothing serves"
 		return res
-	case !ofTask(last, r.job) && left == nil:
+	case !ofTask(last, r.job) && (left == nil || last.Info.Status == release.StatusDeployed):
 		res.Message = what + " before anything was recorded"
+		if left != nil {
+			res.Message = fmt.Sprintf("%s; revision %d was left behind, and another one was brought up since", what, left.Version)
+		}
 		res.Touched = true // so that Serving below is believed
 		if pending := now.pending(); len(pending) > 0 {
 			res.Error += fmt.Sprintf("; revision %d is %s, left or being worked on by somebody else", pending[0].Version, pending[0].Info.Status)

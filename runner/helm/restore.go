@@ -49,6 +49,10 @@ func (r *run) afterFailure(ctx context.Context, past history, end ending) deploy
 	if failed == nil {
 		failed = r.left
 	}
+	if len(now) == 0 && r.cleared {
+		res.Message = what + "; it was removed; nothing serves"
+		return res
+	}
 	if failed == nil {
 		res.Message = what + " before it was recorded; at most its CRDs, its namespace or leftovers of an earlier try were changed"
 		r.serves(&res, now.serving())
@@ -137,7 +141,7 @@ func (r *run) restore(ctx context.Context, res deployment.Result, now history, f
 	for try := range restoreTries {
 		if try > 0 {
 			select {
-			case <-time.After(time.Duration(try) * 5 * time.Second):
+			case <-time.After(time.Duration(try*try) * time.Second):
 			case <-ctx.Done():
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -196,16 +197,23 @@ func (r *run) deploy(ctx context.Context) deployment.Result {
 // when an earlier attempt may have left the release half-way: the host, and with
 // it the API, may be starting.
 func (r *run) begun(ctx context.Context) (history, error) {
-	for {
+	for said := ""; ; {
+		var past history
 		err := r.cluster.reachable(ctx)
 		if err == nil {
-			past, err := r.observe()
-			if err == nil || !r.job.Again {
-				return past, err
-			}
+			past, err = r.observe()
 		}
-		if cause := context.Cause(ctx); cause != nil || !r.job.Again {
-			return nil, cmp.Or(cause, err)
+		if err == nil || !r.job.Again {
+			return past, err
+		}
+		text := oneLine(err.Error())
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, fmt.Errorf("%w: %s", cause, text)
+		}
+		if text != said {
+			said = text
+			note(r.out, "%s; trying again", text)
+			r.emit(task.PhasePreflight, text+"; waiting for it")
 		}
 		select {
 		case <-ctx.Done():
@@ -229,7 +237,8 @@ func (r *run) refusedHalfway(ctx context.Context, end ending) deployment.Result 
 	ctx, cancel := r.restoreContext(ctx)
 	defer cancel()
 	if r.ask(ctx) != nil {
-		res.Message += fmt.Sprintf("; revision %d, which died half-way, stays as it is", r.left.Version)
+		res.Touched, res.Serving = true, ""
+		res.Message = fmt.Sprintf("%s was not deployed; revision %d, which died half-way, stays as it is", r.what(), r.left.Version)
 		return res
 	}
 	res.Touched = true
@@ -353,7 +362,8 @@ func (r *run) confirm(ctx context.Context, past history) deployment.Result {
 func (r *run) refused(err error) deployment.Result {
 	text := oneLine(err.Error())
 	if errors.Is(err, errTimeout) {
-		text = fmt.Sprintf("the preparations were not done after %s", r.job.Timeout)
+		_, why, _ := strings.Cut(text, errTimeout.Error())
+		text = fmt.Sprintf("the preparations were not done after %s%s", r.job.Timeout, why)
 	}
 	res := deployment.Result{
 		Message: r.what() + " was not deployed, and nothing was changed",

@@ -39,9 +39,11 @@ func (n *nginx) on(ctx context.Context, r *record, _ func() error) error {
 	if err := n.reload(ctx); err != nil || n.reloadCommand == "" {
 		return err
 	}
+	why := make(chan error, 1)
+	go func() { why <- n.unseen(ctx) }() // meanwhile
 	n.waitForOldWorkers(ctx, before)
-	if why := n.unseen(ctx); why != nil {
-		return unsure{why}
+	if err := <-why; err != nil {
+		return unsure{err}
 	}
 	return nil
 }
