@@ -172,7 +172,10 @@ func TestDefect10KubernetesAndComposeAgentsShareADatabase(t *testing.T) {
 	if r := w.row(chartTask); r.Status != "inProgress" {
 		t.Errorf("the chart's task is %s", r.Raw)
 	}
-	w.letPodsStart()
+	w.eventually("the chart's task ends", func() bool {
+		w.letPodsStart()
+		return w.row(chartTask).Status != "inProgress"
+	})
 	w.completes(chartTask)
 	w.serves("1.0.0")
 	if got := docker.get("/"); got != "1.0.0" {
