@@ -78,7 +78,7 @@ func (f *Fetcher) Run(ctx context.Context, grace time.Duration, ready func(reaso
 
 	work, release := graceful(ctx, grace)
 	defer release()
-	if err := f.sweep(ctx, work, 0); err != nil {
+	if err := f.sweep(ctx, work); err != nil {
 		return err
 	}
 	var failures int
@@ -168,16 +168,12 @@ func (f *Fetcher) listen() (<-chan struct{}, func()) {
 	return hints, func() { cancel(); <-done }
 }
 
-// writing is how long an idle fetcher leaves a draft without a manifest alone:
-// an operator's command may be at it.
-const writing = 10 * time.Minute
-
 // sweep settles what lies in tmp and nobody works on: the drafts of a
 // predecessor that was killed, those that could not be discarded, and what an
 // operator's command was killed over. It is called between two tasks, when this
-// fetcher has no draft in work. Drafts without a manifest that are younger than
-// young are left alone. It returns an error only if nothing can be looked at.
-func (f *Fetcher) sweep(ctx, work context.Context, young time.Duration) error {
+// fetcher has no draft in work. It returns an error only if nothing can be looked
+// at.
+func (f *Fetcher) sweep(ctx, work context.Context) error {
 	drafts, err := f.dir.Drafts()
 	if drafts == nil {
 		return err
@@ -190,7 +186,7 @@ func (f *Fetcher) sweep(ctx, work context.Context, young time.Duration) error {
 			_ = d.Close()
 			continue
 		}
-		if err := f.settle(ctx, work, d, young); err != nil {
+		if err := f.settle(ctx, work, d); err != nil {
 			f.Log.Warn("a draft cannot be put away; trying again later", "task", d.Task().Name, "error", err)
 		}
 	}
@@ -199,7 +195,7 @@ func (f *Fetcher) sweep(ctx, work context.Context, young time.Duration) error {
 
 // settle stages a draft anew whose claim holds, publishes one that needs no
 // claim, and shreds any other one.
-func (f *Fetcher) settle(ctx, work context.Context, d *staging.Draft, young time.Duration) error {
+func (f *Fetcher) settle(ctx, work context.Context, d *staging.Draft) error {
 	if f.condemned[d.Task().Name] {
 		return f.discard(d)
 	}
@@ -207,20 +203,13 @@ func (f *Fetcher) settle(ctx, work context.Context, d *staging.Draft, young time
 	var disk syscall.Errno
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		age, err := d.Age()
-		if err != nil || age < young {
-			return errors.Join(err, d.Close())
-		}
 		return f.discard(d)
 	case errors.As(err, &disk): // that may pass
 		return errors.Join(err, d.Close())
 	case err != nil:
 		f.Log.Warn("discarding a draft that cannot be read", "task", d.Task().Name, "error", err)
 		return f.discard(d)
-	case m.Offline: // complete: its operator was cut off before the last step, or is about to make it
-		if age, err := d.Age(); err != nil || age < min(young, time.Minute) {
-			return errors.Join(err, d.Close())
-		}
+	case m.Offline: // complete: its operator was cut off before the last step
 		_, err := d.Publish(*m)
 		if err != nil {
 			err = errors.Join(err, d.Close())
@@ -329,7 +318,7 @@ func (f *Fetcher) round(ctx, work context.Context) (time.Duration, error) {
 			f.Meter.Queue(claim.Due, claim.Scheduled)
 		}
 		if claim.Task == nil {
-			return f.wait(claim), f.sweep(ctx, work, writing)
+			return f.wait(claim), f.sweep(ctx, work)
 		}
 		d.Task().Mirror(f.Timeline.For(m.TaskID, m.Token))
 		f.Meter.Heartbeat() // a claim is the first one

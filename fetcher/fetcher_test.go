@@ -141,6 +141,7 @@ func (b *bench) draft(change func(*staging.Manifest)) string {
 		d.Root().Mkdir(staging.PayloadDir, 0o700),
 		d.Root().WriteFile("payload/half", []byte("half a file"), 0o600),
 		d.Root().WriteFile(staging.EnvFile, []byte("API_TOKEN=stale"), 0o600),
+		d.Close(), // as the end of its fetcher does
 	} {
 		if err != nil {
 			b.t.Fatal(err)
@@ -267,7 +268,9 @@ func (b *bench) offline(name string, complete bool) *staging.Draft {
 func TestAnOfflineDraftIsPublished(t *testing.T) {
 	b := newBench(t)
 	b.proxy.Refuse(true)
-	b.offline("1", true)
+	if err := b.offline("1", true).Close(); err != nil {
+		t.Fatal(err)
+	}
 	b.start()
 	dir, m := b.staged()
 	if !m.Offline || m.TaskID != "1" {
@@ -289,12 +292,13 @@ func TestTmpIsSweptWhileIdle(t *testing.T) {
 	b.opts.Poll = 20 * time.Millisecond
 	b.start()
 	b.eventually("it is idle", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.said })
-	young := b.offline("1-young", false)
-	old := b.offline("2-old", false)
-	long := time.Now().Add(-writing)
-	if err := os.Chtimes(old.Task().Path(), long, long); err != nil {
-		t.Fatal(err)
+	held := b.offline("1-held", false)
+	letGo := func(d *staging.Draft) { // as the end of its writer does
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
+	letGo(b.offline("2-left", false))
 	lost, err := b.reader.Create("3-lost")
 	if err == nil {
 		err = lost.SetClaim(staging.Manifest{TaskID: "00000000-0000-4000-8000-0000000000ff", Kind: task.KindDeploy, Token: "lost"})
@@ -302,15 +306,13 @@ func TestTmpIsSweptWhileIdle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	letGo(lost)
 	b.eventually("the others are gone", func() bool { return len(b.list(staging.Tmp)) == 1 })
-	complete := b.offline("4-complete", true)
-	if err := os.Chtimes(complete.Task().Path(), long, long); err != nil { // whose writer would have published it by now
-		t.Fatal(err)
-	}
+	letGo(b.offline("4-complete", true))
 	if _, m := b.staged(); m.TaskID != "4-complete" {
 		t.Errorf("manifest is %+v", m)
 	}
-	if got := b.list(staging.Tmp); len(got) != 1 || got[0].Name != young.Task().Name {
+	if got := b.list(staging.Tmp); len(got) != 1 || got[0].Name != held.Task().Name {
 		t.Errorf("tmp holds %v", got)
 	}
 }
@@ -343,6 +345,9 @@ func TestADraftThatStaysHindersNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := b.ask("deploy", b.good("1.0.0"))
+	if err := d.Close(); err != nil { // its writer has ended
+		t.Fatal(err)
+	}
 	b.start()
 	if _, m := b.staged(); m.TaskID != id {
 		t.Errorf("manifest is %+v", m)

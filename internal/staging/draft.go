@@ -5,34 +5,68 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wrktalk/wrktalk-agent/internal/durable"
 	"github.com/wrktalk/wrktalk-agent/internal/shred"
 )
 
-// Draft is a task's directory that is being written.
+// Draft is a task's directory that is being written. Its writer holds a lock on
+// it, which ends with the writer's process: a draft without one is a leftover.
 type Draft struct {
 	t    *Task
 	root *os.Root
+	lock *os.File
+}
+
+// errHeld says that a draft is being written.
+var errHeld = errors.New("somebody else holds the draft")
+
+// hold makes t, which lies in tmp, this process's draft. The error is errHeld
+// while another one writes it, and fs.ErrNotExist when it is there no more.
+func hold(t *Task) (_ *Draft, err error) {
+	root, err := t.Root()
+	if err != nil {
+		return nil, err
+	}
+	d := &Draft{t: t, root: root}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	if d.lock, err = root.Open("."); err != nil {
+		return nil, fmt.Errorf("lock draft %s: %w", t.Name, err)
+	}
+	switch err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return nil, errHeld
+	case err != nil:
+		return nil, fmt.Errorf("lock draft %s: %w", t.Name, err)
+	case t.Gone(): // its writer let go of it by publishing it
+		return nil, fs.ErrNotExist
+	}
+	return d, nil
 }
 
 // Create begins a directory named name, which comes from Name; a counter is
 // added when one of that name lies in any state already.
 func (d *Dir) Create(name string) (*Draft, error) {
-	unique, err := d.unused(name)
-	if err != nil {
-		return nil, err
+	for {
+		unique, err := d.unused(name)
+		if err != nil {
+			return nil, err
+		}
+		if err := durable.Mkdir(d.states[Tmp], unique, 0o700); err != nil {
+			return nil, fmt.Errorf("create task directory %s: %w", unique, err)
+		}
+		draft, err := hold(&Task{dir: d, Name: unique, State: Tmp})
+		if errors.Is(err, errHeld) || errors.Is(err, fs.ErrNotExist) {
+			continue // who clears leftovers away was faster than the lock
+		}
+		return draft, err
 	}
-	if err := durable.Mkdir(d.states[Tmp], unique, 0o700); err != nil {
-		return nil, fmt.Errorf("create task directory %s: %w", unique, err)
-	}
-	t := &Task{dir: d, Name: unique, State: Tmp}
-	root, err := t.Root()
-	if err != nil {
-		return nil, err
-	}
-	return &Draft{t: t, root: root}, nil
 }
 
 // unused returns name, or name with a counter when it is taken in any state.
@@ -66,10 +100,9 @@ func (d *Dir) taken(name string) (bool, error) {
 	return false, nil
 }
 
-// Drafts returns what lies in tmp: drafts whose writer died, and those that an
-// operator's command writes this moment. Each is taken up again, discarded or,
-// to leave it alone, closed. With an error it returns those it could open, nil
-// only when tmp itself could not be listed.
+// Drafts returns what lies in tmp and nobody writes: drafts whose writer died.
+// Each is taken up again, discarded or, to leave it alone, closed. With an error it
+// returns those it could open, nil only when tmp itself could not be listed.
 func (d *Dir) Drafts() ([]*Draft, error) {
 	tasks, err := d.List(Tmp)
 	if err != nil {
@@ -78,29 +111,25 @@ func (d *Dir) Drafts() ([]*Draft, error) {
 	drafts := []*Draft{}
 	var errs []error
 	for _, t := range tasks {
-		root, err := t.Root()
+		draft, err := hold(t)
 		switch {
 		case err == nil:
-			drafts = append(drafts, &Draft{t: t, root: root})
-		case !errors.Is(err, fs.ErrNotExist): // published meanwhile
+			drafts = append(drafts, draft)
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errHeld):
 			errs = append(errs, err)
 		}
 	}
 	return drafts, errors.Join(errs...)
 }
 
-// Age returns how long ago something was added to the draft's directory or
-// removed from it; never negative.
-func (d *Draft) Age() (time.Duration, error) {
-	info, err := d.root.Stat(".")
-	if err != nil {
-		return 0, fmt.Errorf("look at draft %s: %w", d.t.Name, err)
-	}
-	return max(0, time.Since(info.ModTime())), nil
-}
-
 // Close leaves the draft as it is.
-func (d *Draft) Close() error { return d.root.Close() }
+func (d *Draft) Close() error {
+	err := d.root.Close()
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
+	}
+	return err
+}
 
 // SetClaim keeps durably whose claim the draft is: the manifest as far as it is
 // known when the claim is made. It is written before the claim is committed, so
@@ -140,16 +169,16 @@ func (d *Draft) Publish(m Manifest) (*Task, error) {
 	if err := d.t.dir.move(d.t, Ready); err != nil {
 		return nil, err
 	}
-	return d.t, d.root.Close()
+	return d.t, d.Close()
 }
 
 // Discard shreds the draft and removes it.
 func (d *Draft) Discard() error {
-	err := d.root.Close()
-	if errors.Is(err, os.ErrClosed) {
-		err = nil
+	err := shred.Tree(d.t.dir.states[Tmp], d.t.Name)
+	if closed := d.Close(); !errors.Is(closed, os.ErrClosed) {
+		err = errors.Join(err, closed)
 	}
-	return errors.Join(err, shred.Tree(d.t.dir.states[Tmp], d.t.Name))
+	return err
 }
 
 // Drop shreds one thing that was staged.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -270,6 +271,16 @@ func TestDraftsOutliveTheirFetcher(t *testing.T) {
 			if err := d.SetClaim(claim); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if held, err := first.Drafts(); err != nil || slices.ContainsFunc(held, func(x *staging.Draft) bool { return x.Task().Name == d.Task().Name }) {
+			t.Errorf("a draft that is being written is taken for a leftover (%v)", err)
+		} else {
+			for _, x := range held {
+				x.Close()
+			}
+		}
+		if err := d.Close(); err != nil { // as the end of its fetcher does
+			t.Fatal(err)
 		}
 	}
 	first.Close()
