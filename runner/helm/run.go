@@ -203,8 +203,11 @@ func (r *run) begun(ctx context.Context) (history, error) {
 		if err == nil {
 			past, err = r.observe()
 		}
-		if err == nil || !r.job.Again {
-			return past, err
+		if err == nil {
+			return past, nil
+		}
+		if !r.job.Again {
+			return nil, cmp.Or(context.Cause(ctx), err)
 		}
 		text := oneLine(err.Error())
 		if cause := context.Cause(ctx); cause != nil {
