@@ -1,6 +1,11 @@
 # make help lists every target.
 # One build cache for everything: the flags are part of its keys.
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+# The programs are shipped without cgo. What checks them is compiled the same way:
+# build, vet, staticcheck and what tests build then share their dependencies. The
+# race detector alone needs cgo.
+export CGO_ENABLED := 0
+RACE := CGO_ENABLED=1 go test -race
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
@@ -9,17 +14,18 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/wrktalk/wrktalk-agent/internal/version.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
-# One package at a time: each starts servers of its own, and two compete for cores.
-# The limits are for what hangs, and no measure of how long the tests take.
-TESTFLAGS ?= -race -timeout 4h -p 1
-
-.PHONY: help build image demo demo-kubernetes test lint prebuild unit fault fmt bench charts setup clean
+# Two packages at a time, for most tests wait for servers and containers: one is
+# built while another runs. No result of an earlier run counts: what the tests
+# start is unknown to go test. Lint has vetted everything already. The limit of
+# time is for what hangs, and no measure of how long the tests take.
+TESTFLAGS ?= -count=1 -vet=off -timeout 4h -p 2 -parallel 6
+.PHONY: help build man packages image demo demo-kubernetes test lint prebuild unit fault fmt bench charts compose setup clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build both programs into bin/
-	@CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/wrktalk-agent ./cmd/wrktalk-deploy
+	@go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/wrktalk-agent ./cmd/wrktalk-deploy
 
 demo: ## see it work: a throw-away database, two releases deployed, the mails
 	@scripts/setup demo
@@ -33,12 +39,29 @@ demo-kubernetes: ## the same on Kubernetes: install, upgrade, a release that fai
 	@go build -o bin/demo ./demo
 	@exec bin/demo kubernetes
 
-image: build ## build the container image wrktalk-agent:VERSION
-	@rm -rf dist/image
-	@mkdir -p dist/image/bin
-	@cp bin/wrktalk-agent bin/wrktalk-deploy dist/image/bin/
-	@cp /etc/ssl/certs/ca-certificates.crt packaging/docker/Dockerfile dist/image/
-	@docker build -t wrktalk-agent:$(VERSION) dist/image
+man: ## write the manual pages into dist/man
+	@go run -tags man ./cmd/wrktalk-agent man dist/man
+
+packages: ## build deb and rpm for amd64 and arm64 into dist/packages
+	@scripts/packages
+
+# Nothing of the image runs while it is built, so that it can be built for other
+# processors as well; its tag then names them.
+image: export GOOS := linux
+image: ARCH = $(or $(GOARCH),$(shell go env GOARCH))
+image: OTHER = $(filter-out linux/$(shell go env GOHOSTARCH),$(shell go env GOHOSTOS)/$(ARCH))
+image: PROGRAMS = bin$(if $(OTHER),/linux-$(ARCH))
+image: IMAGE ?= wrktalk-agent:$(VERSION)$(if $(OTHER),-$(ARCH))
+image: CONTEXT ?= dist/image
+image: ## build the container image wrktalk-agent:VERSION; with GOARCH=arm64 for another processor
+	@go build -ldflags '$(LDFLAGS)' -o $(PROGRAMS)/ ./cmd/wrktalk-agent ./cmd/wrktalk-deploy
+	@rm -rf $(CONTEXT)
+	@mkdir -p $(addprefix $(CONTEXT)/root/,etc/ssl/certs run usr/bin var/lib)
+	@mkdir -m 1777 $(addprefix $(CONTEXT)/root/,tmp run/wrktalk-agent var/lib/wrktalk-agent)
+	@cp /etc/ssl/certs/ca-certificates.crt $(CONTEXT)/root/etc/ssl/certs/
+	@cp $(PROGRAMS)/wrktalk-agent $(PROGRAMS)/wrktalk-deploy $(CONTEXT)/root/usr/bin/
+	@cp packaging/docker/Dockerfile $(CONTEXT)/
+	@docker build --platform linux/$(ARCH) --label org.opencontainers.image.version=$(VERSION) -t $(IMAGE) $(CONTEXT)
 
 test: ## lint and every test, race detector included, on real servers
 	@scripts/setup test
@@ -46,17 +69,20 @@ test: ## lint and every test, race detector included, on real servers
 
 lint: ## vet, staticcheck, gofumpt
 	@go vet ./...
+	@go vet -tags faultinject ./...
 	@go run $(STATICCHECK) ./...
 	@out=$$(go run $(GOFUMPT) -l .); if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
 
-prebuild: ## build the control plane, helm and docker compose that tests run
+prebuild: ## build the control plane, helm, docker compose and the test application
 	@go run ./internal/testenv/prebuild
 
 unit: ## every test with the race detector, without set-up and lint
-	@go test $(TESTFLAGS) ./...
+	@$(RACE) $(TESTFLAGS) ./...
 
-fault: ## the fault points themselves, in a build that has them
-	@go test -tags faultinject -race -timeout 1h ./internal/fault ./internal/durable ./internal/shred ./internal/staging
+fault: ## the tests that need fault points, in a build that has them
+	@files=$$(grep -rl --include='*_test.go' '^//go:build faultinject' .); \
+	tests=$$(sed -n 's/^func \(Test[A-Za-z0-9_]*\)(t .*/\1/p' $$files | paste -sd '|'); \
+	$(RACE) $(TESTFLAGS) -tags faultinject -run "^($$tests)$$" $$(dirname $$files | sort -u)
 
 fmt: ## format the code
 	@go run $(GOFUMPT) -w .
@@ -68,6 +94,10 @@ bench: ## speed as ratios, side by side with the command line tools
 charts: ## Helm releases of real charts, as the agent and as helm deploys them: make charts CHARTS=DIR
 	@scripts/setup test
 	@WRKTALK_TEST_CHARTS="$(abspath $(CHARTS))" go test -v -run TestPublicCharts -timeout 4h ./runner/helm
+
+compose: ## Compose releases of real projects, as the agent and as docker compose deploys them: make compose DIR=DIR
+	@scripts/setup test
+	@WRKTALK_TEST_COMPOSE="$(abspath $(DIR))" go test -v -run TestPublicProjects -timeout 4h ./runner/compose
 
 setup: ## install what build, test and demo need (as root, through apt)
 	@scripts/setup all

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -71,12 +70,8 @@ func (c *composeDemo) second(ctx context.Context) error {
 
 // deploy pushes a release, deploys it and asks the application who it is.
 func (c *composeDemo) deploy(ctx context.Context, version, greeting string) error {
-	env := filepath.Join(c.dir, version+".env")
-	text := fmt.Sprintf("IMAGE=%s\nPORT=%d\nGREETING=%s\nDB_PASSWORD=never-leaves-the-row\n", image(version), c.port, greeting)
-	if err := os.WriteFile(env, []byte(text), 0o600); err != nil {
-		return err
-	}
-	if err := c.agent(ctx, "push", filepath.Join(c.dir, "release", "compose"), "--version", version, "--env", env); err != nil {
+	env := fmt.Sprintf("IMAGE=%s\nPORT=%d\nGREETING=%s\nDB_PASSWORD=never-leaves-the-row\n", image(version), c.port, greeting)
+	if err := c.push(ctx, "compose", version, "env", version+".env", env); err != nil {
 		return err
 	}
 	if err := c.agent(ctx, "deploy", version, "--wait"); err != nil {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
@@ -76,12 +74,8 @@ func (k *kubernetesDemo) rollback(ctx context.Context) error {
 
 // deploy pushes a release and deploys it.
 func (k *kubernetesDemo) deploy(ctx context.Context, version, fail string) error {
-	values := filepath.Join(k.dir, version+".yaml")
-	text := fmt.Sprintf("release: %q\nfail: %q\npassword: never-leaves-the-row\n", version, fail)
-	if err := os.WriteFile(values, []byte(text), 0o600); err != nil {
-		return err
-	}
-	if err := k.agent(ctx, "push", filepath.Join(k.dir, "release", "helm"), "--version", version, "--values", values); err != nil {
+	values := fmt.Sprintf("release: %q\nfail: %q\npassword: never-leaves-the-row\n", version, fail)
+	if err := k.push(ctx, "helm", version, "values", version+".yaml", values); err != nil {
 		return err
 	}
 	return k.agent(ctx, "deploy", version, "--wait")

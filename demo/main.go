@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/wrktalk/wrktalk-agent/internal/agentdir"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
@@ -158,6 +159,16 @@ func (d *demo) start(ctx context.Context) (err error) {
 	return d.service.Start()
 }
 
+// push stores the release in the directory of that name, with a text for --env or
+// --values that is first written to file.
+func (d *demo) push(ctx context.Context, name, version, flag, file, text string) error {
+	file = filepath.Join(d.dir, file)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return d.agent(ctx, "push", filepath.Join(d.dir, "release", name), "--version", version, "--"+flag, file)
+}
+
 // mails waits until n mails have arrived and lists them.
 func (d *demo) mails(ctx context.Context, n int) error {
 	wait, cancel := context.WithTimeout(ctx, time.Minute)
@@ -219,6 +230,7 @@ func count(root string) (dirs []string, files int, err error) {
 			return nil
 		case err != nil:
 			return err
+		case e.Name() == agentdir.Marker:
 		case !e.IsDir():
 			files++
 		case filepath.Dir(path) == root:

@@ -34,6 +34,7 @@ func subjects(mails []testenv.Mail) []string {
 // (Compose deploys always fail), 2 (heartbeats never land), 21 (the env stays in
 // the working directory), 26 and 17 (a password with @).
 func TestDefect01ComposeReleaseGoesFromRowToMail(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	image := testenv.AppImage(t, "1.0.0")
 	b := compose("${IMAGE}", "env_file: .env", "volumes: ['./site:/site:ro']", "environment:", "  GREETING: ${GREETING}")
@@ -118,6 +119,7 @@ func (w *world) searchFor(secret string) {
 // administrator, an empty staging directory, and nothing running. Defects 5
 // (path traversal), 6 (sha256 never checked) and 7 (unknown task type).
 func TestDefects05To07FailuresSayWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	image := testenv.AppImage(t, "1.0.0")
 	good := compose(image)
 	for _, c := range []struct {
@@ -156,6 +158,7 @@ func TestDefects05To07FailuresSayWhatIsWrong(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			id := w.ask(c.kind, c.artifact(w))
 			w.run()
@@ -189,6 +192,7 @@ func TestDefects05To07FailuresSayWhatIsWrong(t *testing.T) {
 // A release that does not come up is replaced by the one that served before,
 // whose env comes from its row. Defects 11, 12 and 21.
 func TestDefect21FailedReleaseIsReplacedByTheOneBefore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	image := testenv.AppImage(t, "1.0.0")
 	sick := testenv.AppImage(t, "1.1.0")
@@ -220,6 +224,7 @@ func TestDefect21FailedReleaseIsReplacedByTheOneBefore(t *testing.T) {
 
 // Upgrade, rollback and redeployment move the flags. Defects 3, 11 and 12.
 func TestDefects11And12FlagsFollowWhatServes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.run()
 	releases := map[string]string{}
@@ -254,6 +259,7 @@ func TestDefects11And12FlagsFollowWhatServes(t *testing.T) {
 
 // Nothing of the agent's environment can be interpolated into a bundle.
 func TestAgentEnvironmentStaysOut(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "CANARY_OF_THE_AGENT=leaked")
 	image := testenv.AppImage(t, "1.0.0")
 	b := compose(image, "environment:",
@@ -276,6 +282,7 @@ func TestAgentEnvironmentStaysOut(t *testing.T) {
 
 // A Kubernetes agent leaves Compose tasks alone. Defect 10.
 func TestDefect10KubernetesAgentLeavesComposeAlone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	image := testenv.AppImage(t, "1.0.0")
 	id := w.ask("deploy", w.release("1.0.0", compose(image).tarball(t), ""))
@@ -294,6 +301,7 @@ func TestDefect10KubernetesAgentLeavesComposeAlone(t *testing.T) {
 // With the agent's schema a task is announced: it is found although polling
 // would take an hour.
 func TestNotifyFindsATaskWithoutPolling(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "WRKTALK_AGENT_POLL_INTERVAL=1h", "WRKTALK_AGENT_LEASE=2h")
 	if _, stderr, code := w.command("migrate"); code != 0 {
 		t.Fatal(stderr)
@@ -311,6 +319,7 @@ func TestNotifyFindsATaskWithoutPolling(t *testing.T) {
 
 // The operator's commands do the same as the backend's rows.
 func TestCommandsFromPushToStatus(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	image := testenv.AppImage(t, "2.0.0")
 	dir := filepath.Join(w.dir, "release")

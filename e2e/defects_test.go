@@ -17,6 +17,7 @@ import (
 // A rollback whose release does not come up is a failed task, is announced as
 // such, and the release that served before serves on.
 func TestDefect03FailedRollbackIsRecordedAndAnnounced(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	sick := w.release("0.9.0", compose(testenv.AppImage(t, "0.9.0"), "environment: {APP_MODE: crash}").tarball(t), "")
 	w.sql(`update release_artifact set is_previous = true, applied_at = now() - interval '1 day' where id = '%s'`, sick)
@@ -55,6 +56,7 @@ func (w *world) beside() *world {
 // Two agents on one target never work at the same time: the tasks' times in the
 // database do not overlap, and each task is done once.
 func TestDefect09TwoAgentsNeverOverlap(t *testing.T) {
+	t.Parallel()
 	first := newWorld(t)
 	second := first.beside()
 	releases := first.two()
@@ -92,6 +94,7 @@ func TestDefect09TwoAgentsNeverOverlap(t *testing.T) {
 // A mail server that accepts connections and then says nothing holds up neither
 // the next task nor the agent's end, and loses no mail.
 func TestDefect15SilentMailServerHoldsNothingUp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "WRKTALK_AGENT_NOTIFY_TIMEOUT=1h")
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -135,6 +138,7 @@ func TestDefect15SilentMailServerHoldsNothingUp(t *testing.T) {
 
 // SIGTERM ends an idle agent at once: it does not even look for tasks once more.
 func TestDefect16IdleAgentEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "WRKTALK_AGENT_POLL_INTERVAL=1h", "WRKTALK_AGENT_LEASE=3h", "WRKTALK_AGENT_HEARTBEAT_INTERVAL=1h",
 		"WRKTALK_AGENT_HTTP_LISTEN=127.0.0.1:0")
 	w.run()
@@ -166,6 +170,7 @@ const largeLimit = 32 << 20
 // A large artifact is read from the database once, and its size does not show
 // in the fetcher's memory.
 func TestDefect26LargeArtifactIsReadOnceInLittleMemory(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("stages 200 MB")
 	}

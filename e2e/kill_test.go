@@ -97,21 +97,32 @@ func plainStep(label string) string {
 // A SIGKILL at any step that touches the disk, in any component, loses no task,
 // applies none twice, loses no mail and leaves nothing behind.
 func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "WRKTALK_AGENT_POLL_INTERVAL=1")
 	releases := w.two()
-	trace := filepath.Join(w.dir, "trace")
-
-	w.run("WRKTALK_FAULT=trace=" + trace)
-	w.settled(w.ask("deploy", releases[0]), "1.0.0", "release-0")
-	w.settled(w.ask("deploy", releases[1]), "1.1.0", "release-1")
-	w.stop()
-	data, err := os.ReadFile(trace)
-	if err != nil {
-		t.Fatal(err)
+	// What the second deployment takes no more, only an agent without a state
+	// directory does.
+	trace := func(name, version string, n int) map[string]bool {
+		path := filepath.Join(w.dir, name)
+		w.run("WRKTALK_FAULT=trace=" + path)
+		w.settled(w.ask("deploy", releases[n]), version, fmt.Sprintf("release-%d", n))
+		w.stop()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps := map[string]bool{}
+		for line := range strings.Lines(string(data)) {
+			steps[plainStep(strings.TrimSpace(line))] = true
+		}
+		return steps
 	}
-	steps := map[string]bool{}
-	for line := range strings.Lines(string(data)) {
-		steps[plainStep(strings.TrimSpace(line))] = true
+	first := trace("first", "1.0.0", 0)
+	steps := trace("second", "1.1.0", 1)
+	once := map[string]bool{}
+	for label := range first {
+		once[label] = !steps[label]
+		steps[label] = true
 	}
 	var labels []string
 	for label := range steps {
@@ -121,25 +132,84 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}
 	slices.Sort(labels)
 	if len(labels) < 40 {
-		t.Fatalf("the trace holds %d different steps only:\n%s", len(labels), data)
+		t.Fatalf("the traces hold %d different steps only: %q", len(labels), labels)
 	}
 	if testing.Short() {
 		labels = slices.DeleteFunc(labels, func(s string) bool { return len(s)%5 != 0 })
 	}
-	for i, label := range labels {
-		t.Run(label, func(t *testing.T) {
-			outer := w.t
-			w.t = t
-			defer func() { w.t = outer }()
+	// Each machine takes its share of the steps, one after the other.
+	const machines = 4
+	for m := range machines {
+		t.Run("machine "+strconv.Itoa(m), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.killedAt(labels, once, m, machines)
+		})
+	}
+}
+
+// killedAt deploys once for every stride-th label from the first on, and kills
+// there whoever takes that step. Those of fresh are steps of an agent that has no
+// state directory yet.
+func (w *world) killedAt(labels []string, fresh map[string]bool, first, stride int) {
+	w.t.Helper()
+	releases := w.two()
+	w.run()
+	w.settled(w.ask("deploy", releases[0]), "1.0.0", "release-0")
+	w.settled(w.ask("deploy", releases[1]), "1.1.0", "release-1")
+	w.stop()
+	next := 0
+	for i := first; i < len(labels); i += stride {
+		w.step(labels[i], func() {
+			if fresh[labels[i]] {
+				if err := os.RemoveAll(filepath.Join(w.dir, "state")); err != nil {
+					w.t.Fatal(err)
+				}
+			}
 			once := filepath.Join(w.dir, fmt.Sprintf("once-%d", i))
-			w.run("WRKTALK_FAULT=kill:" + label + ":1;once=" + once)
-			w.settled(w.ask("deploy", releases[i%2]), fmt.Sprintf("1.%d.0", i%2), fmt.Sprintf("release-%d", i%2))
+			w.run("WRKTALK_FAULT=kill:" + labels[i] + ":1;once=" + once)
+			if fresh[labels[i]] {
+				w.runAgainIfKilled(once)
+			}
+			w.settled(w.ask("deploy", releases[next]), fmt.Sprintf("1.%d.0", next), fmt.Sprintf("release-%d", next))
 			if _, err := os.Stat(once); err != nil {
-				t.Errorf("the step was never reached: %v", err)
+				w.t.Errorf("the step was never reached: %v", err)
 			}
 			w.stop()
 		})
+		next = 1 - next
 	}
+}
+
+// runAgainIfKilled waits for the kill that leaves the file at once, and starts the
+// agent again, as a service manager does, if that ended it.
+func (w *world) runAgainIfKilled(once string) {
+	w.t.Helper()
+	ended := func() bool {
+		select {
+		case <-w.ended:
+			return true
+		default:
+			return false
+		}
+	}
+	w.eventually("it is killed", func() bool {
+		_, err := os.Stat(once)
+		return err == nil && (ended() || strings.Contains(w.logged(), "component died"))
+	})
+	if ended() {
+		w.run()
+	}
+}
+
+// step is a subtest on the same machine.
+func (w *world) step(name string, run func()) {
+	outer := w.t.(*testing.T)
+	outer.Run(name, func(t *testing.T) {
+		w.t = t
+		defer func() { w.t = outer }()
+		run()
+	})
 }
 
 // awaitState waits until the log shows that a task is in the given state.
@@ -205,51 +275,58 @@ func children(pid int) []int {
 // state. Only the death of wrktalk-deploy itself may fail it, and then the
 // release that served before serves again.
 func TestKilledInEveryPhase(t *testing.T) {
-	w := newWorld(t)
+	t.Parallel()
+	for _, role := range []string{"fetcher", "runner", "notifier", "supervisor", "deploy"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.killedInEveryPhase(role)
+		})
+	}
+}
+
+func (w *world) killedInEveryPhase(role string) {
+	outer := w.t
 	releases := w.two()
 	w.run()
 	w.settled(w.ask("deploy", releases[0]), "1.0.0", "release-0")
 	serving := 0
-	for _, role := range []string{"fetcher", "runner", "notifier", "supervisor", "deploy"} {
-		for _, state := range []string{"claimed", "ready", "verifying", "preflight", "applying", "waiting", "recording"} {
-			t.Run(role+" while "+state, func(t *testing.T) {
-				outer := w.t
+	for _, state := range []string{"claimed", "ready", "verifying", "preflight", "applying", "waiting", "recording"} {
+		w.step("while "+state, func() {
+			next := 1 - serving
+			task := w.ask("deploy", releases[next])
+			w.awaitState(task, state)
+			pid := w.pid(role)
+			if pid == 0 {
+				if role != "deploy" {
+					w.t.Fatalf("no %s runs", role)
+				}
+			} else {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+			if role == "supervisor" {
+				<-w.ended
+				t := w.t
+				w.t = outer // it outlives this step
+				w.run()
 				w.t = t
-				defer func() { w.t = outer }()
-				next := 1 - serving
-				task := w.ask("deploy", releases[next])
-				w.awaitState(task, state)
-				pid := w.pid(role)
-				if pid == 0 {
-					if role != "deploy" {
-						t.Fatalf("no %s runs", role)
-					}
-				} else {
-					syscall.Kill(pid, syscall.SIGKILL)
+			}
+			r := w.await(task)
+			switch {
+			case r.Status == "completed":
+				serving = next
+				w.settled(task, fmt.Sprintf("1.%d.0", next), fmt.Sprintf("release-%d", next))
+			case role != "deploy" || pid == 0:
+				w.t.Fatalf("task is %s", r.Raw)
+			default:
+				if !strings.Contains(r.Error, "signal 9") {
+					w.t.Errorf("error does not say what happened: %q", r.Error)
 				}
-				if role == "supervisor" {
-					<-w.ended
-					w.t = outer // it outlives this step
-					w.run()
-					w.t = t
+				if got := w.get("/env?name=GREETING"); got != fmt.Sprintf("release-%d", serving) {
+					w.t.Errorf("%q serves after the repair, want release-%d", got, serving)
 				}
-				r := w.await(task)
-				switch {
-				case r.Status == "completed":
-					serving = next
-					w.settled(task, fmt.Sprintf("1.%d.0", next), fmt.Sprintf("release-%d", next))
-				case role != "deploy" || pid == 0:
-					t.Fatalf("task is %s", r.Raw)
-				default:
-					if !strings.Contains(r.Error, "signal 9") {
-						t.Errorf("error does not say what happened: %q", r.Error)
-					}
-					if got := w.get("/env?name=GREETING"); got != fmt.Sprintf("release-%d", serving) {
-						t.Errorf("%q serves after the repair, want release-%d", got, serving)
-					}
-					w.awaitClean()
-				}
-			})
-		}
+				w.awaitClean()
+			}
+		})
 	}
 }

@@ -24,6 +24,7 @@ const helmFails = "WRKTALK_AGENT_HELM_TIMEOUT=90s"
 // row, the cluster, Helm's own records, the flags and the mails all say the
 // same. Defects 3, 9, 12, 13, 19, 24 and 25.
 func TestDefect25HelmReleasesLiveWithTheShippedRole(t *testing.T) {
+	t.Parallel()
 	w := newKubeWorld(t)
 	releases := map[string]string{}
 	for version, fail := range map[string]string{"1.0.0": "", "1.1.0": "", "1.2.0": testenv.FailCrash} {
@@ -95,6 +96,7 @@ func TestDefect25HelmReleasesLiveWithTheShippedRole(t *testing.T) {
 
 // A first release that does not come up leaves nothing: no object, no record.
 func TestFirstHelmReleaseThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
 	w := newKubeWorld(t, helmFails)
 	before := w.objects()
 	w.run()
@@ -119,6 +121,7 @@ func TestFirstHelmReleaseThatFailsLeavesNothing(t *testing.T) {
 
 // A right that is missing is named before anything is touched.
 func TestMissingRightIsNamedAndNothingTouched(t *testing.T) {
+	t.Parallel()
 	w := newKubeWorld(t)
 	role := w.manifest("Role")
 	for _, r := range role["rules"].([]any) {
@@ -150,6 +153,7 @@ func TestMissingRightIsNamedAndNothingTouched(t *testing.T) {
 // A Kubernetes agent and a Compose agent on one database: each does its own
 // tasks, one while the other is in the middle of its own. Defects 9 and 10.
 func TestDefect10KubernetesAndComposeAgentsShareADatabase(t *testing.T) {
+	t.Parallel()
 	image := testenv.AppImage(t, "1.0.0")
 	docker := newWorld(t)
 	kube := testenv.SharedKubernetes(t)
@@ -193,6 +197,7 @@ func TestDefect10KubernetesAndComposeAgentsShareADatabase(t *testing.T) {
 // agent's, its password comes from a Secret, and Kubernetes waits longer for the
 // end than the agent may take. Defects 18 and 25.
 func TestDefect25ShippedManifestsAreAccepted(t *testing.T) {
+	t.Parallel()
 	w := newKubeWorld(t)
 	for _, file := range []string{"secret.yaml", "agent.yaml"} {
 		text, err := os.ReadFile(filepath.Join(shipped, file))
@@ -257,7 +262,8 @@ func TestDefect25ShippedManifestsAreAccepted(t *testing.T) {
 		w.env = append(w.env, e.Name+"="+e.Value)
 	}
 	out, stderr, code := w.command("config", "--output", "json")
-	if code != 0 || stderr != "" {
+	// Which authority signs the database's certificate nobody but its owner knows.
+	if code != 0 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "db.ssl_mode is prefer: nothing proves that postgres is the database") {
 		t.Errorf("the shipped variables: exit code %d\n%s", code, stderr)
 	}
 	if strings.Contains(out, "change-me") {
@@ -272,6 +278,7 @@ func TestDefect25ShippedManifestsAreAccepted(t *testing.T) {
 
 // check asks the API that the agent would deploy to, as the user it would be.
 func TestCheckAsksKubernetes(t *testing.T) {
+	t.Parallel()
 	w := newKubeWorld(t)
 	out, stderr, code := w.command("check")
 	if code != 0 || !strings.Contains(out, "Kubernetes v") {

@@ -27,6 +27,7 @@ spec:
 // or waits: in the end the release is deployed, never pending, and the task says
 // truthfully which one.
 func TestKilledDuringAHelmUpgrade(t *testing.T) {
+	t.Parallel()
 	w := newKubeWorld(t)
 	w.run()
 	w.completes(w.ask("deploy", w.push("1.0.0", chart("1.0.0", ""), "")))
@@ -125,6 +126,7 @@ func (w *kubeWorld) settledAs(version string, mails int) {
 // An operator who stops the agent twice during an upgrade that hangs gets the
 // release before back, and a task that says so.
 func TestSecondStopSignalRestoresTheHelmRelease(t *testing.T) {
+	t.Parallel()
 	w := newKubeWorld(t)
 	w.run()
 	w.completes(w.ask("deploy", w.push("1.0.0", chart("1.0.0", ""), "")))

@@ -26,6 +26,14 @@ func writeLarge(t *testing.T, name string, size int64) {
 		t.Fatal(err)
 	}
 	tw := tar.NewWriter(gz)
+	composeFile := compose("none")["docker-compose.yaml"]
+	err = tw.WriteHeader(&tar.Header{Name: "docker-compose.yaml", Mode: 0o644, Size: int64(len(composeFile)), Typeflag: tar.TypeReg})
+	if err == nil {
+		_, err = io.WriteString(tw, composeFile)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := tw.WriteHeader(&tar.Header{Name: "image.bin", Mode: 0o644, Size: size, Typeflag: tar.TypeReg}); err != nil {
 		t.Fatal(err)
 	}

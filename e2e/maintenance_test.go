@@ -81,7 +81,7 @@ func TestEveryAnswerIsOldThenPageThenNew(t *testing.T) {
 			url, settings := start(t)
 			w := newWorld(t, append(settings, "WRKTALK_AGENT_MAINTENANCE_MODE_HANDLER="+name, "WRKTALK_AGENT_MAINTENANCE_PROBE_URL="+url)...)
 			w.sql(`create table seen (id serial, flag boolean);
-				create function note() returns trigger language plpgsql as $$ begin
+				create function note() returns trigger language plpgsql security definer as $$ begin
 					insert into seen (flag) values (new.maintenance_mode_enabled); return null; end $$;
 				create trigger note after update of maintenance_mode_enabled on deployment_config for each row execute function note()`)
 			var releases []string

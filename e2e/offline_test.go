@@ -12,9 +12,10 @@ import (
 )
 
 // severed puts something between the world's agent and its database that can be
-// refused.
+// refused. What is done meanwhile the agent adds as a row, a right of its own.
 func (w *world) severed() *testenv.Proxy {
 	w.t.Helper()
+	w.sql("grant insert on agent_task to " + agentRole)
 	p := testenv.NewProxy(w.t, "127.0.0.1:"+strconv.Itoa(protected.server.Port))
 	w.env = append(w.env, "WRKTALK_AGENT_DB_PORT="+strconv.Itoa(p.Port))
 	return p
@@ -35,6 +36,7 @@ func (w *world) offlineRow() row {
 // with the env that the operator brings; the database, the flags and the
 // administrators hear of it later. The agent may be started meanwhile.
 func TestOfflineRollbackOfCompose(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	proxy := w.severed()
 	w.run()
@@ -107,6 +109,7 @@ func TestOfflineRollbackOfCompose(t *testing.T) {
 
 // On Kubernetes, Helm's history is all that is needed.
 func TestOfflineRollbackOfHelm(t *testing.T) {
+	t.Parallel()
 	w := newKubeWorld(t)
 	proxy := w.severed()
 	w.run()

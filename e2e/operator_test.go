@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
@@ -82,6 +83,7 @@ func (w *world) awaitLine(lines <-chan string, text string) {
 // An operator watches a deployment, cancels it in the middle, and the release
 // that served before serves again.
 func TestOperatorFollowsAndCancelsARunningTask(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.run()
 	good := w.release("1.0.0", compose(testenv.AppImage(t, "1.0.0")).tarball(t), "")
@@ -134,6 +136,7 @@ func TestOperatorFollowsAndCancelsARunningTask(t *testing.T) {
 
 // A pending task that was cancelled never begins.
 func TestCancelledPendingTaskNeverBegins(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	id := w.ask("deploy", w.waiting("1.0.0"))
 	if out := w.must("cancel", id[:8], "--reason", "not today"); !strings.Contains(out, "had not begun") {
@@ -157,8 +160,9 @@ func TestCancelledPendingTaskNeverBegins(t *testing.T) {
 }
 
 // With the agent's schema, the timeline can be read in PostgreSQL while the task
-// runs, and a wish to cancel it reaches the agent from any host.
+// runs, and a request to cancel it reaches the agent from any host.
 func TestTimelineAndCancellationThroughTheDatabase(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.run()
 	id := w.ask("deploy", w.waiting("1.0.0"))
@@ -215,6 +219,7 @@ func TestTimelineAndCancellationThroughTheDatabase(t *testing.T) {
 
 // A task whose agent is gone can be ended by force, and by force alone.
 func TestCancelByForce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	id := w.ask("deploy", w.waiting("1.0.0"))
 	w.sql(`update agent_task set status = 'inProgress', picked_up_at = now(), last_heartbeat = now() where id = '%s'`, id)
@@ -230,6 +235,7 @@ func TestCancelByForce(t *testing.T) {
 // With agent.max_overdue a task that is too late fails, one that is not runs,
 // and one that was half done when its agent died is gone on with.
 func TestOverdueTasksFailInsteadOfSurprising(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "WRKTALK_AGENT_MAX_OVERDUE=1h")
 	release := w.release("1.0.0", compose(testenv.AppImage(t, "1.0.0")).tarball(t), "")
 	ask := func(due string) string {
@@ -255,9 +261,15 @@ func TestOverdueTasksFailInsteadOfSurprising(t *testing.T) {
 
 // inspect explains what is kept, what is set aside and who is there to act.
 func TestInspectExplainsWhatLiesInStaging(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, "WRKTALK_AGENT_STAGING_KEEP=5")
 	if _, stderr, code := w.command("inspect"); code != 1 || !strings.Contains(stderr, "no agent has run on this host") {
 		t.Errorf("before the first start: exit code %d, %s", code, stderr)
+	}
+	for _, state := range staging.States { // as an agent that marked nothing left them
+		if err := os.MkdirAll(filepath.Join(w.staging(), string(state)), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	broken := filepath.Join(w.staging(), "running", "20260101T000000Z-deploy-9-deadbeef")
 	if err := os.MkdirAll(broken, 0o700); err != nil {

@@ -70,6 +70,7 @@ func (m moment) flagged() (current, previous string, count int) {
 // what serves is flagged from the moment on at which its task has ended; and
 // the agent goes on asking for tasks while it deploys.
 func TestReferenceQueriesAnswerTrulyAllTheTime(t *testing.T) {
+	t.Parallel()
 	const (
 		interval = 1.0 // of heartbeats and of polls, in seconds, by newWorld
 		// slack is for a machine that is busy: still well below the lease, from

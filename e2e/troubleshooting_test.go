@@ -10,6 +10,7 @@ import (
 // The troubleshooting section of the v4.2 reference, on a broken system of each
 // kind: one check or one status finds the cause, and says what to do.
 func TestTroubleshooting(t *testing.T) {
+	t.Parallel()
 	finds := func(t *testing.T, w *world, command string, code int, texts ...string) {
 		t.Helper()
 		out, stderr, got := w.command(command)
@@ -26,17 +27,20 @@ func TestTroubleshooting(t *testing.T) {
 		}
 	}
 	t.Run("wrong password", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
 		w.env = append(w.env, "WRKTALK_AGENT_DB_PASSWORD=no such password")
 		finds(t, w, "check", 1, "password", "postgres", "db.password")
 		finds(t, w, "status", 1, "password")
 	})
 	t.Run("no such database", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
 		w.env = append(w.env, "WRKTALK_AGENT_DB_NAME=no_such_database")
 		finds(t, w, "check", 1, "no_such_database", "db.name")
 	})
 	t.Run("no task is due", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
 		w.run()
 		id := w.sql(`insert into agent_task (type, release_artifact_id, execute_after)
@@ -45,6 +49,7 @@ func TestTroubleshooting(t *testing.T) {
 		finds(t, w, "status", 0, id[:8], "1.0.0", "until")
 	})
 	t.Run("a task of the other kind", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
 		w.sql(`with a as (insert into release_artifact (release_version, chart_type, artifact_data, sha256)
 			values ('3.0.0', 'helm', '\x00', 'x') returning id)
@@ -52,22 +57,26 @@ func TestTroubleshooting(t *testing.T) {
 		finds(t, w, "status", 0, "1 due task", "helm")
 	})
 	t.Run("no agent asks", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
 		w.ask("deploy", w.release("1.0.0", compose("none").tarball(t), ""))
 		finds(t, w, "status", 0, "no agent has ever asked", "wrktalk-agent run")
 	})
 	t.Run("mail server down", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
 		w.sql(`update deployment_config set smtp_host = '127.0.0.1', smtp_port = 9`)
 		finds(t, w, "check", 1, "127.0.0.1:9", "refused", "smtp_host")
 	})
 	t.Run("bad artifact", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
 		w.run()
 		w.deploy(w.release("9.9.9", []byte("this is no archive"), ""))
 		finds(t, w, "status", 0, "9.9.9", "not a gzip'd tar")
 	})
 	t.Run("maintenance misconfigured", func(t *testing.T) {
+		t.Parallel()
 		w := newWorld(t)
 		n := testenv.NewNginx(t, testenv.NginxOptions{Upstream: "127.0.0.1:9"})
 		w.env = append(w.env, "WRKTALK_AGENT_MAINTENANCE_MODE_HANDLER=nginx", "WRKTALK_AGENT_MAINTENANCE_FLAG_FILE="+w.dir+"/elsewhere",

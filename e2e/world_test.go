@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,10 +15,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/wrktalk/wrktalk-agent/internal/agentdir"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
@@ -65,10 +65,11 @@ var protected struct {
 	once   sync.Once
 	server *testenv.Postgres
 	err    error
-	count  int
+	count  atomic.Int64
 }
 
-// world is one customer's machine.
+// world is one customer's machine. Nothing of it is shared but the servers, so
+// tests run beside each other.
 type world struct {
 	t       testing.TB
 	db      *testenv.DB
@@ -77,9 +78,8 @@ type world struct {
 	project string
 	env     []string
 
-	mu    sync.Mutex
 	agent *exec.Cmd
-	log   *bytes.Buffer
+	log   *testenv.Output
 	ended chan struct{}
 }
 
@@ -98,22 +98,23 @@ func newMachine(t testing.TB, project string, settings ...string) *world {
 		protected.server, protected.err = testenv.StartPostgres(testenv.PostgresOptions{Password: dbPassword})
 		if protected.err == nil {
 			testenv.AtExit(protected.server.Stop)
+			protected.err = createAgentRole(protected.server.SQL)
 		}
 	})
 	if protected.err != nil {
 		testenv.Missing(t, "PostgreSQL", protected.err)
 	}
-	protected.count++
-	name := fmt.Sprintf("e2e_%d", protected.count)
+	name := fmt.Sprintf("e2e_%d", protected.count.Add(1))
 	db, err := protected.server.NewDatabase(name, testenv.SchemaV42)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := protected.server.SQL("postgres", "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+		if err := protected.server.DropDatabase(name); err != nil {
 			t.Error(err)
 		}
 	})
+	db.SQL(t, grants(t))
 	w := &world{t: t, db: db, smtp: testenv.NewSMTP(t, testenv.SMTPOptions{}), dir: t.TempDir(), project: project}
 	w.sql(`insert into deployment_config (deployment_type, compose_project_name, smtp_host, smtp_port, smtp_from)
 			values ('docker', '%s', '%s', %d, 'agent@wrktalk.example');
@@ -160,11 +161,10 @@ func (w *world) runComponent(name string) {
 
 func (w *world) start(cmd *exec.Cmd, settings []string) {
 	w.t.Helper()
-	cmd.Env = append(slices.Clone(w.env), settings...)
+	cmd.Env = append(append(slices.Clone(w.env), "WRKTALK_AGENT_DB_USER="+agentRole), settings...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	w.log = &bytes.Buffer{}
-	out := &syncedWriter{mu: &w.mu, buf: w.log}
-	cmd.Stdout, cmd.Stderr = out, out
+	w.log = &testenv.Output{}
+	cmd.Stdout, cmd.Stderr = w.log, w.log
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
@@ -181,22 +181,7 @@ func (w *world) start(cmd *exec.Cmd, settings []string) {
 	})
 }
 
-type syncedWriter struct {
-	mu  *sync.Mutex
-	buf *bytes.Buffer
-}
-
-func (s *syncedWriter) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.Write(p)
-}
-
-func (w *world) logged() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.log.String()
-}
+func (w *world) logged() string { return w.log.String() }
 
 // stop asks the agent to stop and waits until it has.
 func (w *world) stop() {
@@ -261,32 +246,7 @@ func compose(image string, more ...string) bundle {
 	return bundle{"docker-compose.yaml": text}
 }
 
-func (b bundle) tarball(t testing.TB) []byte {
-	t.Helper()
-	var buf bytes.Buffer
-	gz := gzip.NewWriter(&buf)
-	tw := tar.NewWriter(gz)
-	names := make([]string, 0, len(b))
-	for name := range b {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if err := tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(b[name])), Typeflag: tar.TypeReg}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := tw.Write([]byte(b[name])); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := tw.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := gz.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return buf.Bytes()
-}
+func (b bundle) tarball(t testing.TB) []byte { return testenv.Tarball(t, b) }
 
 // release stores an artifact as the backend does, and returns its id.
 func (w *world) release(version string, data []byte, env string) string {
@@ -396,7 +356,8 @@ func (w *world) awaitClean() {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		return len(entries) == 0 && len(files(w.t, w.staging())) == 0
+		left := slices.DeleteFunc(files(w.t, w.staging()), func(path string) bool { return filepath.Base(path) == agentdir.Marker })
+		return len(entries) == 0 && len(left) == 0
 	})
 }
 

@@ -1,6 +1,6 @@
 //go:build faultinject
 
-package notifier
+package notifier_test
 
 import (
 	"os"
@@ -12,6 +12,9 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/notifier"
+	"github.com/wrktalk/wrktalk-agent/notifier/smtp"
 )
 
 const crashDir, crashPort = "NOTIFIER_TEST_DIR", "NOTIFIER_TEST_PORT"
@@ -30,38 +33,39 @@ func TestCrashingNotifier(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	book := &memoryBook{
-		settings: Settings{Host: "127.0.0.1", Port: port, From: "agent@example.com"},
-		admins:   []Recipient{{Address: "ada@example.com"}, {Address: "bob@example.com"}},
+	db := &memoryDB{
+		settings: taskdb.MailSettings{Host: "127.0.0.1", Port: port, From: "agent@example.com"},
+		admins:   []taskdb.Admin{{Email: "ada@example.com"}, {Email: "bob@example.com"}},
 	}
-	t.Fatalf("the notifier ended: %v", New(dir, book, Options{Origin: origin}).Run(t.Context()))
+	channels := []notifier.Registration{smtp.Register(db.MailSettings, db.ActiveAdmins, smtp.Transport{})}
+	t.Fatalf("the notifier ended: %v", notifier.New(dir, notifier.Options{Channels: channels, Origin: origin}).Run(t.Context()))
 }
 
 // Killed after a mail was taken and before that is written down, the notifier
 // repeats what it cannot know to have arrived: same Message-ID, nothing lost.
 func TestKilledBeforeTheRecord(t *testing.T) {
-	b := newBench(t, "ada@example.com", "bob@example.com")
-	b.finished("a", outcomes()["success"])
-	if err := b.dir.Close(); err != nil {
+	f := newFixture(t, "ada@example.com", "bob@example.com")
+	f.finished("a", outcomes()["success"])
+	if err := f.dir.Close(); err != nil {
 		t.Fatal(err)
 	}
-	child := exec.CommandContext(b.ctx, os.Args[0], "-test.run=^TestCrashingNotifier$")
+	child := exec.CommandContext(f.ctx, os.Args[0], "-test.run=^TestCrashingNotifier$")
 	child.Env = append(os.Environ(), fault.EnvVar+"=kill:notifier.deliver.record:*:1",
-		crashDir+"="+b.path, crashPort+"="+strconv.Itoa(b.server.Port))
+		crashDir+"="+f.path, crashPort+"="+strconv.Itoa(f.server.Port))
 	out, err := child.CombinedOutput()
 	if st, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || st.Signal() != syscall.SIGKILL {
 		t.Fatalf("the process was not killed: %v\n%s", err, out)
 	}
-	before := len(b.server.Mails())
+	before := len(f.server.Mails())
 	if before == 0 {
 		t.Fatal("nothing was sent before the crash")
 	}
 
-	b.open()
-	b.run(Options{})
-	b.gone()
+	f.open()
+	f.run(notifier.Options{})
+	f.gone()
 	ids := map[string]string{}
-	mails := b.mails(before + 2) // each of the two was unrecorded
+	mails := f.mails(before + 2) // each of the two was unrecorded
 	for i, id := range messageIDs(t, mails) {
 		to := mails[i].To[0]
 		if known, ok := ids[to]; ok && known != id {

@@ -6,160 +6,176 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/mail"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
-	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/telemetry"
 )
 
 // job is one task whose outcome is to be told.
 type job struct {
-	task     *staging.Task
-	log      *slog.Logger
-	outcome  task.Outcome    // once the job was planned
-	ledger   *Ledger         // nil until it is known who is told
-	due      time.Time       // of planning, and of shredding after a failure
-	failures int             // in a row, of planning or shredding
-	problem  error           // of the last planning; nil once it succeeded
-	settled  bool            // nobody is left to tell
-	under    int             // pieces of work under way
-	sending  map[string]bool // addresses that a mail is under way to
+	task       *staging.Task
+	log        *slog.Logger
+	outcome    task.Outcome       // once the job was planned
+	deliveries *Deliveries        // nil until it is known who is told
+	due        time.Time          // of planning, and of shredding after a failure
+	failures   int                // in a row, of planning or shredding
+	problem    error              // of the last planning; nil once it succeeded
+	done       bool               // nobody is left to tell
+	inFlight   int                // goroutines that work for it
+	sending    map[*Delivery]bool // what is in flight of its deliveries
 }
 
 // plan finds out who is told about a task, unless a record already says so.
 func (n *Notifier) plan(ctx context.Context, j *job) {
-	if !n.load(j) {
+	if !n.readOutcome(j) {
 		return
 	}
-	ledger, err := loadLedger(j.task, j.log)
+	deliveries, err := loadDeliveries(j.task, j.log)
 	if err != nil {
-		n.postpone(j, err)
+		n.planLater(j, err, backoffMax)
 		return
 	}
-	if ledger != nil {
-		n.adopt(j, ledger)
+	if deliveries != nil {
+		n.load(j, deliveries)
 		return
 	}
-	j.under++
+	j.inFlight++
 	n.start(func() func() {
-		ledger, err := n.recipients(ctx, j.outcome, j.log)
+		deliveries, idle, err := n.deliveries(ctx, j.outcome, j.log)
 		return func() {
-			j.under--
+			j.inFlight--
 			switch {
 			case err != nil && ctx.Err() != nil: // told to stop; the next run plans anew
 			case err != nil:
-				n.postpone(j, err)
+				n.planLater(j, err, openBackoffMax)
 			default:
-				n.keep(j, ledger)
+				n.save(j, deliveries, idle)
 			}
 		}
 	})
 }
 
-// recipients returns a new record of whom to tell. A record without deliveries
-// has a note that says why.
-func (n *Notifier) recipients(ctx context.Context, o task.Outcome, log *slog.Logger) (*Ledger, error) {
-	s, err := n.settings(ctx)
-	if err != nil {
-		return nil, err
+// deliveries returns a new record of whom to tell, and of each channel that
+// tells nobody the reason. A record without deliveries has a note of it.
+func (n *Notifier) deliveries(ctx context.Context, o task.Outcome, log *slog.Logger) (*Deliveries, map[string]*NothingToSend, error) {
+	l := &Deliveries{Schema: deliveriesSchema, CreatedAt: n.now(), List: []Delivery{}}
+	idle := map[string]*NothingToSend{}
+	var notes []string
+	for _, c := range n.opts.Channels {
+		var recipients []Recipient
+		channel, err := open(ctx, c)
+		if err == nil {
+			recipients, err = recipientsOf(ctx, channel)
+		}
+		if nothing := new(NothingToSend); errors.As(err, &nothing) {
+			idle[c.Name], notes = nothing, append(notes, nothing.Note)
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		l.add(c.Name, o, recipients, log)
 	}
-	if !s.Configured() {
-		return &Ledger{Schema: ledgerSchema, CreatedAt: n.now(), Note: noteUnconfigured, Deliveries: []Delivery{}}, nil
+	if len(l.List) == 0 {
+		l.Note = strings.Join(notes, "; ")
 	}
-	admins, err := n.admins(ctx)
-	if err != nil {
-		return nil, err
-	}
-	from, err := s.sender()
-	if err != nil {
-		from = &mail.Address{} // each send says so; the Message-ID needs no sender
-	}
-	l := newLedger(o, admins, from, n.now(), log)
-	if len(l.Deliveries) == 0 {
-		l.Note = noteNobody
-	}
-	return l, nil
+	return l, idle, nil
 }
 
-const (
-	noteUnconfigured = "no mail server is configured in deployment_config"
-	noteNobody       = "there is no active administrator"
-)
+func open(ctx context.Context, c Registration) (Channel, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	return c.Open(ctx)
+}
 
-// keep writes a new record down before anything is sent.
-func (n *Notifier) keep(j *job, l *Ledger) {
+func recipientsOf(ctx context.Context, c Channel) ([]Recipient, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	return c.Recipients(ctx)
+}
+
+// registration returns the channel a delivery goes through, or an error when
+// this agent has none of that name.
+func (n *Notifier) registration(name string) (Registration, error) {
+	for _, c := range n.opts.Channels {
+		if c.Name == name {
+			return c, nil
+		}
+	}
+	return Registration{Noun: "message"}, &NothingToSend{
+		Note: fmt.Sprintf("this agent has no channel %q", name),
+		Log:  fmt.Sprintf("messages are dropped: this agent has no channel %q", name),
+	}
+}
+
+// save writes a new record down before anything is sent.
+func (n *Notifier) save(j *job, l *Deliveries, idle map[string]*NothingToSend) {
 	if err := l.write(j.task); err != nil {
-		n.postpone(j, err)
+		n.planLater(j, err, backoffMax)
 		return
 	}
-	n.adopt(j, l)
-	switch l.Note {
-	case noteUnconfigured:
-		n.sayUnconfigured()
-	case noteNobody:
-		if !n.saidNobody {
-			n.log.Info("no mail is sent: table admin has no active administrator")
+	n.load(j, l)
+	for _, c := range n.opts.Channels {
+		if why := idle[c.Name]; why != nil {
+			n.logIdle(c.Name, why)
+		} else { // worth saying again when it ends again
+			delete(n.idleLogged, c.Name)
 		}
-		n.saidNobody = true
-	default: // worth saying again when it ends again
-		n.saidUnconfigured, n.saidNobody = false, false
 	}
 }
 
-func (n *Notifier) sayUnconfigured() {
-	if !n.saidUnconfigured {
-		n.log.Info("no mail is sent: set smtp_host in deployment_config to get it")
+// logIdle logs why nothing is sent through a channel, once until that changes.
+func (n *Notifier) logIdle(channel string, why *NothingToSend) {
+	if n.idleLogged[channel] != why.Log {
+		n.log.Info(why.Log)
 	}
-	n.saidUnconfigured = true
+	n.idleLogged[channel] = why.Log
 }
 
-// adopt makes l the job's record.
-func (n *Notifier) adopt(j *job, l *Ledger) {
-	j.ledger, j.sending, j.failures, j.problem, j.due = l, map[string]bool{}, 0, nil, n.now()
-	n.tell()
+// load makes l the job's record.
+func (n *Notifier) load(j *job, l *Deliveries) {
+	j.deliveries, j.sending, j.failures, j.problem, j.due = l, map[*Delivery]bool{}, 0, nil, n.now()
+	n.reportReady()
 	latest := n.now().Add(backoffMax * 6 / 5)
-	for i := range l.Deliveries {
-		if d := &l.Deliveries[i]; d.NextTry.After(latest) { // the clock was set back
+	for i := range l.List {
+		if d := &l.List[i]; d.NextTry.After(latest) { // the clock was set back
 			d.NextTry = n.now()
 		}
 	}
-	for _, d := range l.Deliveries {
-		n.outbox(j, d)
+	for _, d := range l.List {
+		n.report(j, d)
 	}
-	if j.settled = l.Settled(); j.settled && n.opts.Settled != nil {
-		n.opts.Settled()
-	}
-}
-
-// outbox tells what became of a mail so far, for those who look elsewhere than
-// here: nothing comes back from there.
-func (n *Notifier) outbox(j *job, d Delivery) {
-	if n.opts.Outbox != nil {
-		n.opts.Outbox(j.outcome.TaskID, d)
+	if j.done = l.Done(); j.done && n.opts.OnDone != nil {
+		n.opts.OnDone()
 	}
 }
 
-// postpone tries a job's planning again later.
-func (n *Notifier) postpone(j *job, err error) {
+// report tells what became of a message so far, for those who look elsewhere
+// than here: nothing comes back from there.
+func (n *Notifier) report(j *job, d Delivery) {
+	if n.opts.OnDelivery != nil {
+		n.opts.OnDelivery(j.outcome.TaskID, d)
+	}
+}
+
+// planLater tries a job's planning again, after limit at the latest.
+func (n *Notifier) planLater(j *job, err error, limit time.Duration) {
 	j.failures++
 	j.problem = err
-	n.tell()
-	limit := backoffMax
-	if isBookError(err) {
-		limit = bookBackoffMax
-	}
+	n.reportReady()
 	wait := n.backoff(j.failures, limit)
 	j.due = n.now().Add(wait)
 	j.log.Warn("cannot prepare mail yet", "error", err, "retry_in", wait.Round(time.Second).String())
 }
 
-// tell reports whether mail can be prepared: not while some task's could not be
-// twice in a row.
-func (n *Notifier) tell() {
+// reportReady reports whether messages can be prepared: they cannot while preparing
+// those of some task has failed twice in a row or more.
+func (n *Notifier) reportReady() {
 	if n.opts.Ready == nil {
 		return
 	}
@@ -172,146 +188,157 @@ func (n *Notifier) tell() {
 	n.opts.Ready(reason)
 }
 
-// load reads the job's outcome. A directory that has none that can be read is
-// set aside; when it merely cannot be read now, the job is postponed.
-func (n *Notifier) load(j *job) bool {
+// readOutcome reads the job's outcome. A directory that has none that can be
+// read is put in quarantine; when it merely cannot be read now, planning is tried
+// again later.
+func (n *Notifier) readOutcome(j *job) bool {
 	o, err := j.task.Outcome()
 	if err == nil {
 		o.LogTail = o.LogTail[max(0, len(o.LogTail)-maxLogLines):]
 		j.outcome = o
 		if n.opts.Timeline != nil {
-			j.task.Mirror(n.opts.Timeline(o.TaskID, o.Token))
+			j.task.OnEvent(n.opts.Timeline(o.TaskID, o.Token))
 		}
 		return true
 	}
 	if root, rerr := j.task.Root(); rerr == nil {
 		_ = root.Close()
 	} else if errors.Is(rerr, fs.ErrNotExist) { // the directory went away meanwhile
-		n.forget(j)
+		n.remove(j)
 		return false
 	}
 	if errno := syscall.Errno(0); errors.As(err, &errno) && !errors.Is(err, fs.ErrNotExist) {
-		n.postpone(j, err)
+		n.planLater(j, err, backoffMax)
 		return false
 	}
 	if qerr := j.task.Quarantine("the notifier cannot read the outcome: " + err.Error()); qerr != nil {
 		err = errors.Join(err, qerr)
 		if j.task.State != staging.Quarantine { // else only an older one could not make room
-			n.postpone(j, err)
+			n.planLater(j, err, backoffMax)
 			return false
 		}
 	}
 	j.log.Error("set a task aside whose outcome cannot be read: no mail is sent about it", "error", err, "quarantine", j.task.Path())
-	n.forget(j)
+	n.remove(j)
 	return false
 }
 
-func (n *Notifier) forget(j *job) {
+func (n *Notifier) remove(j *job) {
 	delete(n.jobs, j.task.Name)
-	n.tell()
+	n.reportReady()
 }
 
-// attempt sends one mail.
+// attempt sends one message.
 func (n *Notifier) attempt(ctx context.Context, j *job, d *Delivery) {
-	letter := letter{
-		To:        &mail.Address{Name: d.Name, Address: d.Address},
-		MessageID: d.MessageID, Date: j.ledger.CreatedAt,
-	}
-	j.under++
-	j.sending[d.Address] = true
+	recipient := Recipient{Name: d.Name, Address: d.Address}
+	m := Message{Recipient: recipient, ID: d.MessageID, Date: j.deliveries.CreatedAt}
+	channel := d.Channel
+	j.inFlight++
+	j.sending[d] = true
 	n.start(func() func() {
-		retry, err := n.send(ctx, j.outcome, letter)
+		opened, retry, err := n.send(ctx, channel, j.outcome, m)
 		return func() {
-			j.under--
-			delete(j.sending, d.Address)
+			j.inFlight--
+			delete(j.sending, d)
+			nothing := new(NothingToSend)
 			switch {
 			case err == nil:
 				n.sent(j, d)
 			case ctx.Err() != nil: // told to stop; the next run tries again
-			case errors.Is(err, ErrNotConfigured):
-				n.drop(j, d)
+			case errors.As(err, &nothing):
+				n.cancel(j, d, nothing)
+			case !opened:
+				n.retryLater(j, d, err, openBackoffMax)
 			case !retry:
 				n.fail(j, d, err)
+			case n.now().Sub(j.deliveries.CreatedAt) > n.opts.MaxAge:
+				// After a long downtime it has been tried once more.
+				d.Attempts++
+				n.fail(j, d, fmt.Errorf("gave up after %s and %d attempts: %w", n.opts.MaxAge, d.Attempts, err))
 			default:
-				n.retry(j, d, err)
+				n.retryLater(j, d, err, backoffMax)
 			}
 		}
 	})
 }
 
-// send reads the settings as they are now and delivers l about o.
-func (n *Notifier) send(ctx context.Context, o task.Outcome, l letter) (retry bool, err error) {
-	s, err := n.settings(ctx)
+// send opens the channel with its settings as they are now, and sends m about o.
+// A channel that was not opened tells nothing about the message.
+func (n *Notifier) send(ctx context.Context, channel string, o task.Outcome, m Message) (opened, retry bool, err error) {
+	r, err := n.registration(channel)
 	if err != nil {
-		return true, err
+		return false, true, err
 	}
-	if l.Content, err = Render(o, n.opts.Origin); err != nil {
-		return false, err
+	c, err := open(ctx, r)
+	if err != nil {
+		return false, true, err
 	}
-	return send(ctx, s, n.opts.Transport, l)
+	if m.Content, err = Render(o, n.opts.Origin); err != nil {
+		return true, false, err
+	}
+	retry, err = c.Send(ctx, m)
+	return true, retry, err
 }
 
 func (n *Notifier) sent(j *job, d *Delivery) {
 	d.State, d.Attempts, d.NextTry, d.LastError = StateSent, d.Attempts+1, time.Time{}, ""
-	n.opts.Meter.Mail(meter.MailSent)
-	j.log.Info("mail sent", "recipient", d.Address, "message_id", d.MessageID, "attempts", d.Attempts)
-	n.record(j, d, "mail to "+d.Address+" sent")
+	n.opts.Metrics.Mail(telemetry.MailSent)
+	j.log.Info(n.noun(d)+" sent", "recipient", d.Address, "message_id", d.MessageID, "attempts", d.Attempts)
+	n.record(j, d, "sent")
 }
 
 func (n *Notifier) fail(j *job, d *Delivery, err error) {
 	d.State, d.NextTry, d.LastError = StateFailed, time.Time{}, task.SafeText(err.Error(), task.MaxMessage)
-	n.opts.Meter.Mail(meter.MailFailed)
-	j.log.Error("mail not sent", "recipient", d.Address, "error", err)
-	n.record(j, d, "mail to "+d.Address+" not sent: "+d.LastError)
+	n.opts.Metrics.Mail(telemetry.MailFailed)
+	j.log.Error(n.noun(d)+" not sent", "recipient", d.Address, "error", err)
+	n.record(j, d, "not sent: "+d.LastError)
 }
 
-// drop settles a mail that nobody wants any more: mail was switched off since.
-func (n *Notifier) drop(j *job, d *Delivery) {
-	d.State, d.NextTry, d.LastError = StateFailed, time.Time{}, noteUnconfigured
-	n.sayUnconfigured()
-	n.record(j, d, "mail to "+d.Address+" not sent: "+d.LastError)
+// cancel gives up a message that nobody wants any more: its channel was switched
+// off since.
+func (n *Notifier) cancel(j *job, d *Delivery, why *NothingToSend) {
+	d.State, d.NextTry, d.LastError = StateFailed, time.Time{}, why.Note
+	n.logIdle(d.Channel, why)
+	n.record(j, d, "not sent: "+d.LastError)
 }
 
-// retry has a mail tried again later, unless it is too old by now: after a long
-// downtime it has been tried once more. That the database is away tells nothing
-// about the mail.
-func (n *Notifier) retry(j *job, d *Delivery, err error) {
-	limit := backoffMax
+// retryLater has a message tried again, after limit at the latest.
+func (n *Notifier) retryLater(j *job, d *Delivery, err error, limit time.Duration) {
 	d.Attempts++
-	switch {
-	case isBookError(err):
-		limit = bookBackoffMax
-	case n.now().Sub(j.ledger.CreatedAt) > n.opts.MaxAge:
-		n.fail(j, d, fmt.Errorf("gave up after %s and %d attempts: %w", n.opts.MaxAge, d.Attempts, err))
-		return
-	}
-	n.opts.Meter.Mail(meter.MailDeferred)
+	n.opts.Metrics.Mail(telemetry.MailDeferred)
 	wait := n.backoff(d.Attempts, limit)
 	d.NextTry, d.LastError = n.now().Add(wait), task.SafeText(err.Error(), task.MaxMessage)
-	j.log.Warn("mail not sent yet", "recipient", d.Address, "error", err,
+	j.log.Warn(n.noun(d)+" not sent yet", "recipient", d.Address, "error", err,
 		"attempts", d.Attempts, "retry_in", wait.Round(time.Second).String())
-	n.record(j, d, "mail to "+d.Address+" not sent yet: "+d.LastError)
+	n.record(j, d, "not sent yet: "+d.LastError)
+}
+
+// noun returns what people call a message of d's channel.
+func (n *Notifier) noun(d *Delivery) string {
+	r, _ := n.registration(d.Channel)
+	return r.Noun
 }
 
 // record writes a result down. When that fails the result still stands in
-// memory: only a crash now would repeat a mail.
-func (n *Notifier) record(j *job, d *Delivery, event string) {
+// memory: only a crash now would repeat a message.
+func (n *Notifier) record(j *job, d *Delivery, result string) {
 	d.UpdatedAt = n.now()
-	n.outbox(j, *d)
+	n.report(j, *d)
 	err := fault.Point("notifier.deliver.record:" + j.task.Name)
 	if err == nil {
-		err = j.ledger.write(j.task)
+		err = j.deliveries.write(j.task)
 	}
 	err = errors.Join(err, j.task.Append(task.Event{
-		Time: n.now(), Component: "notifier", Phase: task.PhaseNotifying, Text: event,
+		Time: n.now(), Component: "notifier", Phase: task.PhaseNotifying,
+		Text: n.noun(d) + " to " + d.Address + " " + result,
 	}))
 	if err != nil {
 		j.log.Error("cannot record a delivery: a crash now would repeat the mail", "recipient", d.Address, "error", err)
 	}
-	if j.settled = j.ledger.Settled(); j.settled {
-		n.opts.Meter.PhaseEnded(task.PhaseNotifying, max(0, n.now().Sub(j.ledger.CreatedAt)))
-		if n.opts.Settled != nil {
-			n.opts.Settled()
+	if j.done = j.deliveries.Done(); j.done {
+		n.opts.Metrics.PhaseEnded(task.PhaseNotifying, max(0, n.now().Sub(j.deliveries.CreatedAt)))
+		if n.opts.OnDone != nil {
+			n.opts.OnDone()
 		}
 	}
 }

@@ -1,8 +1,9 @@
-package notifier
+package notifier_test
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,7 +19,10 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+	"github.com/wrktalk/wrktalk-agent/notifier"
+	"github.com/wrktalk/wrktalk-agent/notifier/smtp"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -117,7 +121,7 @@ func golden(t *testing.T, name string, p parsed) {
 
 var (
 	started = time.Date(2026, 11, 23, 13, 39, 15, 0, time.UTC)
-	origin  = Origin{Host: "prod-1.example.com", Target: "Compose project wrktalk"}
+	origin  = notifier.Origin{Host: "prod-1.example.com", Target: "Compose project wrktalk"}
 	admin   = &mail.Address{Name: "Ada Admin", Address: "ada@example.com"}
 )
 
@@ -195,11 +199,11 @@ func outcomes() map[string]task.Outcome {
 
 func TestEveryNoticeIsAMailWorthReading(t *testing.T) {
 	server := testenv.NewSMTP(t, testenv.SMTPOptions{})
-	settings := Settings{Host: server.Host, Port: server.Port, From: "WrkTalk Agent <agent@example.com>"}
+	settings := taskdb.MailSettings{Host: server.Host, Port: server.Port, From: "WrkTalk Agent <agent@example.com>"}
 	for name, o := range outcomes() {
 		t.Run(name, func(t *testing.T) {
 			before := len(server.Mails())
-			if _, err := sendOutcome(t.Context(), settings, Transport{}, o, admin); err != nil {
+			if _, err := sendOutcome(t.Context(), settings, o, admin); err != nil {
 				t.Fatal(err)
 			}
 			mails, err := server.Await(t.Context(), before+1)
@@ -213,7 +217,7 @@ func TestEveryNoticeIsAMailWorthReading(t *testing.T) {
 			p := parse(t, m.Raw)
 			golden(t, name, p)
 			harmless(t, p)
-			if again, _ := Render(o, origin); again.HTML != p.html || again.Text != p.text {
+			if again, _ := notifier.Render(o, origin); again.HTML != p.html || again.Text != p.text {
 				t.Error("rendering again gives another mail")
 			}
 			if !strings.Contains(p.text, string(o.TaskID)) || !strings.Contains(p.html, string(o.TaskID)) {
@@ -250,39 +254,34 @@ func harmless(t *testing.T, p parsed) {
 }
 
 // sendOutcome sends what the loop would send.
-func sendOutcome(ctx context.Context, s Settings, tr Transport, o task.Outcome, to *mail.Address) (bool, error) {
-	content, err := Render(o, origin)
+func sendOutcome(ctx context.Context, s taskdb.MailSettings, o task.Outcome, to *mail.Address) (bool, error) {
+	content, err := notifier.Render(o, origin)
 	if err != nil {
 		return false, err
 	}
-	from, err := s.sender()
+	c, err := smtp.Register(func(context.Context) (taskdb.MailSettings, error) { return s, nil }, nil, smtp.Transport{}).Open(ctx)
 	if err != nil {
-		return true, err
+		return false, err
 	}
-	return send(ctx, s, tr, letter{To: to, MessageID: messageID(o, to.Address, from), Date: o.FinishedAt, Content: content})
+	return c.Send(ctx, notifier.Message{
+		Recipient: notifier.Recipient{Name: to.Name, Address: to.Address},
+		ID:        notifier.MessageIDOf(o, to.Address, "example.com"), Date: o.FinishedAt, Content: content,
+	})
 }
 
 func TestAddressesCannotInject(t *testing.T) {
-	for _, hostile := range []string{
-		"a@example.com\r\nRCPT TO:<b@example.com>", "a@example.com\nBcc: b@example.com", "a@example.com, b@example.com",
-		"\"x\r\n\" <a@example.com>", "a@example.com\x00", "no address", "", "<>", "a@", "@b", "a b@example.com", "a@example.com>",
-	} {
-		if a, err := parseAddress(hostile); err == nil {
-			t.Errorf("%q is taken for the address %q", hostile, a)
-		}
-	}
 	server := testenv.NewSMTP(t, testenv.SMTPOptions{})
 	o := outcomes()["success"]
 	for _, from := range []string{"Evil\r\nBcc: x@example.com <a@example.com>", "a@example.com\r\nX: y", "nobody"} {
-		retry, err := sendOutcome(t.Context(), Settings{Host: server.Host, Port: server.Port, From: from}, Transport{}, o, admin)
+		retry, err := sendOutcome(t.Context(), taskdb.MailSettings{Host: server.Host, Port: server.Port, From: from}, o, admin)
 		if err == nil || !retry || !strings.Contains(err.Error(), "smtp_from") {
 			t.Errorf("from %q: retry %v, error %v", from, retry, err)
 		}
 	}
 	// A name may hold anything printable; it is encoded.
-	to := &mail.Address{Name: line("Zoë \"Q\" <x@evil.example>,\r\nBcc: y"), Address: "ada@example.com"}
-	settings := Settings{Host: server.Host, Port: server.Port, From: "Ünïcode <agent@example.com>"}
-	if _, err := sendOutcome(t.Context(), settings, Transport{}, o, to); err != nil {
+	to := &mail.Address{Name: notifier.OneLine("Zoë \"Q\" <x@evil.example>,\r\nBcc: y"), Address: "ada@example.com"}
+	settings := taskdb.MailSettings{Host: server.Host, Port: server.Port, From: "Ünïcode <agent@example.com>"}
+	if _, err := sendOutcome(t.Context(), settings, o, to); err != nil {
 		t.Fatal(err)
 	}
 	mails, err := server.Await(t.Context(), 1)
@@ -300,44 +299,53 @@ func TestAddressesCannotInject(t *testing.T) {
 	}
 }
 
-func TestSenderFallsBackToTheLogin(t *testing.T) {
-	for _, c := range []struct {
-		s    Settings
-		want string
-	}{
-		{Settings{From: "a@b.c"}, "<a@b.c>"},
-		{Settings{From: "X <a@b.c>", User: "u@b.c"}, `"X" <a@b.c>`},
-		{Settings{From: "  ", User: "u@b.c"}, "<u@b.c>"},
-		{Settings{User: "justauser"}, ""},
-		{Settings{}, ""},
-	} {
-		a, err := c.s.sender()
-		if (err != nil) != (c.want == "") || err == nil && a.String() != c.want {
-			t.Errorf("%v: got %v, %v", c.s, a, err)
-		}
-	}
-}
-
 func TestMessageIDTellsMailsApart(t *testing.T) {
-	from := &mail.Address{Address: "agent@example.com"}
 	o := outcomes()["success"]
-	id := messageID(o, "ada@example.com", from)
-	if id != messageID(o, "ADA@example.com", from) {
+	id := notifier.MessageIDOf(o, "ada@example.com", "example.com")
+	if id != notifier.MessageIDOf(o, "ADA@example.com", "example.com") {
 		t.Error("the case of the address changes the Message-ID")
 	}
 	later, other := o, o
 	later.Token = "another claim"
 	other.Succeeded = false
 	for name, x := range map[string]string{
-		"recipient": messageID(o, "bob@example.com", from),
-		"claim":     messageID(later, "ada@example.com", from),
-		"notice":    messageID(other, "ada@example.com", from),
+		"recipient": notifier.MessageIDOf(o, "bob@example.com", "example.com"),
+		"claim":     notifier.MessageIDOf(later, "ada@example.com", "example.com"),
+		"notice":    notifier.MessageIDOf(other, "ada@example.com", "example.com"),
 	} {
 		if x == id {
 			t.Errorf("another %s has the same Message-ID", name)
 		}
 	}
-	if got := messageID(o, "ada@example.com", &mail.Address{Address: "x@[127.0.0.1]"}); !strings.HasSuffix(got, "@wrktalk-agent.invalid") {
+	if got := notifier.MessageIDOf(o, "ada@example.com", ""); !strings.HasSuffix(got, "@wrktalk-agent.invalid") {
 		t.Errorf("Message-ID is %q", got)
+	}
+}
+
+func TestSendTest(t *testing.T) {
+	server := testenv.NewSMTP(t, testenv.SMTPOptions{Dir: t.TempDir()})
+	s := taskdb.MailSettings{Host: server.Host, Port: server.Port, From: "agent@example.com"}
+	if err := smtp.SendTest(t.Context(), s, smtp.Transport{}, origin, "Bob <bob@example.com>"); err != nil {
+		t.Fatal(err)
+	}
+	m := server.Mails()[0]
+	p := parse(t, m.Raw)
+	harmless(t, p)
+	if got := p.header.Get("Subject"); got != "[WrkTalk] TEST: mail from prod-1.example.com arrives" {
+		t.Errorf("subject is %q", got)
+	}
+	if a, err := mail.ParseAddress(p.header.Get("To")); err != nil || a.Address != "bob@example.com" || m.To[0] != a.Address {
+		t.Errorf("to %v, envelope %v (%v)", a, m.To, err)
+	}
+	for _, want := range []string{"Nothing was deployed", server.Addr()} {
+		if !strings.Contains(p.text, want) || !strings.Contains(p.html, want) {
+			t.Errorf("the mail does not say %q", want)
+		}
+	}
+	if err := smtp.SendTest(t.Context(), s, smtp.Transport{}, origin, "nobody"); err == nil {
+		t.Error("a test to no address succeeds")
+	}
+	if err := smtp.SendTest(t.Context(), taskdb.MailSettings{}, smtp.Transport{}, origin, "bob@example.com"); !errors.Is(err, smtp.ErrNotConfigured) {
+		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-package notifier
+package notifier_test
 
 import (
 	"bufio"
@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/mail"
 	"os"
 	"slices"
 	"strings"
@@ -16,15 +15,23 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+	"github.com/wrktalk/wrktalk-agent/notifier"
 )
 
+// hangUp returns settings of a mail server that wants no client.
+func hangUp(t *testing.T) taskdb.MailSettings {
+	port := testenv.ServeTCP(t, func(c net.Conn, _ *bufio.Reader) { _ = c.Close() })
+	return taskdb.MailSettings{Host: "127.0.0.1", Port: port, From: "agent@example.com"}
+}
+
 func TestEveryActiveAdminGetsOneMail(t *testing.T) {
-	b := newBench(t, "ada@example.com", "bob@example.com", "Carl <carl@example.com>", "ADA@example.com", "dora@example.com", "eve@example.com")
-	b.finished("a", outcomes()["success"])
-	b.run(Options{})
-	b.gone()
-	mails := b.mails(5)
+	f := newFixture(t, "ada@example.com", "bob@example.com", "Carl <carl@example.com>", "ADA@example.com", "dora@example.com", "eve@example.com")
+	f.finished("a", outcomes()["success"])
+	f.run(notifier.Options{})
+	f.gone()
+	mails := f.mails(5)
 	if got := recipients(mails); !slices.Equal(got, []string{"ada@example.com", "bob@example.com", "carl@example.com", "dora@example.com", "eve@example.com"}) {
 		t.Errorf("mails went to %q", got)
 	}
@@ -34,77 +41,77 @@ func TestEveryActiveAdminGetsOneMail(t *testing.T) {
 		t.Errorf("Message-IDs repeat: %q", ids)
 	}
 	// A later outcome is noticed.
-	b.finished("b", outcomes()["failed"])
-	b.gone()
-	b.mails(10)
+	f.finished("b", outcomes()["failed"])
+	f.gone()
+	f.mails(10)
 }
 
 func TestRetryAndFinalityAreEachRecipientsOwn(t *testing.T) {
-	b := newBench(t, "busy@example.com", "gone@example.com", "fine@example.com", "not an address", "slow@example.com")
-	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "busy@example.com", Code: 451, Times: 3})
-	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "gone@example.com", Code: 550})
-	b.server.Refuse(testenv.Refusal{Verb: "DATA", Address: "slow@example.com", Code: 452, Times: 2})
-	b.finished("a", outcomes()["success"])
-	b.run(Options{})
-	b.gone()
-	if got := recipients(b.mails(3)); !slices.Equal(got, []string{"busy@example.com", "fine@example.com", "slow@example.com"}) {
+	f := newFixture(t, "busy@example.com", "gone@example.com", "fine@example.com", "not an address", "slow@example.com")
+	f.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "busy@example.com", Code: 451, Times: 3})
+	f.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "gone@example.com", Code: 550})
+	f.server.Refuse(testenv.Refusal{Verb: "DATA", Address: "slow@example.com", Code: 452, Times: 2})
+	f.finished("a", outcomes()["success"])
+	f.run(notifier.Options{})
+	f.gone()
+	if got := recipients(f.mails(3)); !slices.Equal(got, []string{"busy@example.com", "fine@example.com", "slow@example.com"}) {
 		t.Errorf("mails went to %q", got)
 	}
-	if n := b.server.Refused(); n != 3+1+2 {
+	if n := f.server.Refused(); n != 3+1+2 {
 		t.Errorf("%d refusals: a final one was tried again, or a passing one was not", n)
 	}
 	for _, want := range []string{
 		`level=ERROR msg="mail not sent" component=notifier task=a state=done recipient=gone@example.com`,
 		`level=ERROR msg="cannot mail an active administrator`,
 	} {
-		if !strings.Contains(b.log.String(), want) {
-			t.Errorf("the log does not say %s\n%s", want, b.log)
+		if !strings.Contains(f.log.String(), want) {
+			t.Errorf("the log does not say %s\n%s", want, f.log)
 		}
 	}
 }
 
 func TestDefect23SettingsAreReadAtEachSend(t *testing.T) {
-	b := newBench(t, "ada@example.com")
-	wrong := scripted(t, hangUp)
-	b.book.settings = wrong
-	b.finished("a", outcomes()["success"])
-	b.run(Options{})
-	b.log.await(b.ctx, t, "mail not sent yet")
-	b.book.set(func(book *memoryBook) { book.settings = b.settings() })
-	b.gone()
-	b.mails(1)
+	f := newFixture(t, "ada@example.com")
+	wrong := hangUp(t)
+	f.db.settings = wrong
+	f.finished("a", outcomes()["success"])
+	f.run(notifier.Options{})
+	f.log.Await(f.ctx, t, "mail not sent yet")
+	f.db.set(func(db *memoryDB) { db.settings = f.settings() })
+	f.gone()
+	f.mails(1)
 }
 
 func TestDatabaseThatIsDownDelaysMail(t *testing.T) {
-	b := newBench(t, "ada@example.com")
-	b.book.err, b.book.failures = errors.New("connection refused"), 3
-	b.finished("a", outcomes()["success"])
-	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451, Times: 1})
-	b.run(Options{})
-	if err := b.server.AwaitRefused(b.ctx, 1); err != nil {
+	f := newFixture(t, "ada@example.com")
+	f.db.err, f.db.failures = errors.New("connection refused"), 3
+	f.finished("a", outcomes()["success"])
+	f.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451, Times: 1})
+	f.run(notifier.Options{})
+	if err := f.server.AwaitRefused(f.ctx, 1); err != nil {
 		t.Fatal(err)
 	}
-	b.gone()
-	b.mails(1)
-	if n := strings.Count(b.log.String(), "connection refused"); n != 3 {
-		t.Errorf("%d of 3 failures were logged\n%s", n, b.log)
+	f.gone()
+	f.mails(1)
+	if n := strings.Count(f.log.String(), "connection refused"); n != 3 {
+		t.Errorf("%d of 3 failures were logged\n%s", n, f.log)
 	}
 }
 
 // A notifier that cannot find out whom to tell says so where its readiness is
 // asked for, and takes it back.
 func TestReadinessFollowsTheDatabase(t *testing.T) {
-	b := newBench(t, "ada@example.com")
-	b.book.err, b.book.failures = errors.New("connection refused"), 3
-	b.finished("a", outcomes()["success"])
+	f := newFixture(t, "ada@example.com")
+	f.db.err, f.db.failures = errors.New("connection refused"), 3
+	f.finished("a", outcomes()["success"])
 	var mu sync.Mutex
 	var said []string
-	stop := b.run(Options{Ready: func(reason string) {
+	stop := f.run(notifier.Options{Ready: func(reason string) {
 		mu.Lock()
 		defer mu.Unlock()
 		said = append(said, reason)
 	}})
-	b.gone()
+	f.gone()
 	stop()
 	const why = "prepare mail: read mail settings: connection refused"
 	said = slices.Compact(said)
@@ -114,72 +121,72 @@ func TestReadinessFollowsTheDatabase(t *testing.T) {
 }
 
 func TestNoServerIsSaidOnceAndIsNoError(t *testing.T) {
-	b := newBench(t, "ada@example.com")
-	b.book.settings = Settings{From: "agent@example.com"}
+	f := newFixture(t, "ada@example.com")
+	f.db.settings = taskdb.MailSettings{From: "agent@example.com"}
 	for _, name := range []string{"a", "b", "c"} {
-		b.finished(name, outcomes()["success"])
+		f.finished(name, outcomes()["success"])
 	}
-	b.run(Options{})
-	b.gone()
-	log := b.log.String()
+	f.run(notifier.Options{})
+	f.gone()
+	log := f.log.String()
 	if n := strings.Count(log, "no mail is sent: set smtp_host"); n != 1 || strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=WARN") {
 		t.Errorf("said %d times:\n%s", n, log)
 	}
 	// The next task sees that mail was switched on.
-	b.book.set(func(book *memoryBook) { book.settings = b.settings() })
-	b.finished("d", outcomes()["success"])
-	b.gone()
-	b.mails(1)
+	f.db.set(func(db *memoryDB) { db.settings = f.settings() })
+	f.finished("d", outcomes()["success"])
+	f.gone()
+	f.mails(1)
 }
 
 func TestNobodyToTell(t *testing.T) {
-	b := newBench(t)
-	b.finished("a", outcomes()["success"])
-	b.finished("b", outcomes()["success"])
-	b.run(Options{})
-	b.gone()
-	if n := strings.Count(b.log.String(), "no active administrator"); n != 1 {
-		t.Errorf("said %d times:\n%s", n, b.log)
+	f := newFixture(t)
+	f.finished("a", outcomes()["success"])
+	f.finished("b", outcomes()["success"])
+	f.run(notifier.Options{})
+	f.gone()
+	if n := strings.Count(f.log.String(), "no active administrator"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, f.log)
 	}
-	b.mails(0)
+	f.mails(0)
 }
 
 func TestMailSwitchedOffMeanwhileIsDropped(t *testing.T) {
-	b := newBench(t, "ada@example.com")
-	b.book.settings = scripted(t, hangUp)
-	b.finished("a", outcomes()["success"])
-	b.run(Options{})
-	b.log.await(b.ctx, t, "mail not sent yet")
-	b.book.set(func(book *memoryBook) { book.settings = Settings{} })
-	b.gone()
-	if log := b.log.String(); strings.Count(log, "set smtp_host") != 1 || strings.Contains(log, "level=ERROR") {
+	f := newFixture(t, "ada@example.com")
+	f.db.settings = hangUp(t)
+	f.finished("a", outcomes()["success"])
+	f.run(notifier.Options{})
+	f.log.Await(f.ctx, t, "mail not sent yet")
+	f.db.set(func(db *memoryDB) { db.settings = taskdb.MailSettings{} })
+	f.gone()
+	if log := f.log.String(); strings.Count(log, "set smtp_host") != 1 || strings.Contains(log, "level=ERROR") {
 		t.Errorf("log says\n%s", log)
 	}
 }
 
 func TestOldMailIsGivenUp(t *testing.T) {
-	b := newBench(t, "ada@example.com", "bob@example.com")
-	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 451})
-	b.finished("a", outcomes()["success"])
+	f := newFixture(t, "ada@example.com", "bob@example.com")
+	f.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 451})
+	f.finished("a", outcomes()["success"])
 	var mu sync.Mutex
 	var ahead time.Duration
-	b.run(Options{MaxAge: time.Hour}, func(n *Notifier) {
-		n.now = func() time.Time {
+	f.run(notifier.Options{MaxAge: time.Hour}, func(n *notifier.Notifier) {
+		n.SetNow(func() time.Time {
 			mu.Lock()
 			defer mu.Unlock()
 			return time.Now().Add(ahead)
-		}
+		})
 	})
-	if err := b.server.AwaitRefused(b.ctx, 3); err != nil {
+	if err := f.server.AwaitRefused(f.ctx, 3); err != nil {
 		t.Fatal(err)
 	}
-	b.left(1)
+	f.left(1)
 	mu.Lock()
 	ahead = 61 * time.Minute
 	mu.Unlock()
-	b.gone()
-	b.mails(1)
-	if log := b.log.String(); !strings.Contains(log, "gave up after 1h0m0s") {
+	f.gone()
+	f.mails(1)
+	if log := f.log.String(); !strings.Contains(log, "gave up after 1h0m0s") {
 		t.Errorf("log says\n%s", log)
 	}
 }
@@ -189,45 +196,45 @@ func TestOldMailIsGivenUp(t *testing.T) {
 func TestOldMailIsTriedOnceMoreAfterALongDowntime(t *testing.T) {
 	for name, refused := range map[string]bool{"taken": false, "refused": true} {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t, "ada@example.com")
-			b.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451, Times: 1})
-			b.finished("a", outcomes()["success"])
-			stop := b.run(Options{}, func(n *Notifier) {
-				n.backoff = func(int, time.Duration) time.Duration { return time.Hour }
+			f := newFixture(t, "ada@example.com")
+			f.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451, Times: 1})
+			f.finished("a", outcomes()["success"])
+			stop := f.run(notifier.Options{}, func(n *notifier.Notifier) {
+				n.SetBackoff(func(int, time.Duration) time.Duration { return time.Hour })
 			})
-			b.log.await(b.ctx, t, "mail not sent yet")
+			f.log.Await(f.ctx, t, "mail not sent yet")
 			stop()
 			if refused {
-				b.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451})
+				f.server.Refuse(testenv.Refusal{Verb: "RCPT", Code: 451})
 			}
-			b.run(Options{MaxAge: time.Hour}, func(n *Notifier) {
-				n.now = func() time.Time { return time.Now().Add(1000 * time.Hour) }
+			f.run(notifier.Options{MaxAge: time.Hour}, func(n *notifier.Notifier) {
+				n.SetNow(func() time.Time { return time.Now().Add(1000 * time.Hour) })
 			})
-			b.gone()
-			if n := b.server.Refused(); refused && n != 2 {
+			f.gone()
+			if n := f.server.Refused(); refused && n != 2 {
 				t.Errorf("%d attempts were refused, want one of each start", n)
 			}
 			if !refused {
-				b.mails(1)
+				f.mails(1)
 			}
-			if gaveUp := strings.Contains(b.log.String(), "gave up after 1h0m0s and 2 attempts"); gaveUp != refused {
-				t.Errorf("the log says\n%s", b.log)
+			if gaveUp := strings.Contains(f.log.String(), "gave up after 1h0m0s and 2 attempts"); gaveUp != refused {
+				t.Errorf("the log says\n%s", f.log)
 			}
 		})
 	}
 }
 
 // What becomes of each mail is told elsewhere, too.
-func TestOutboxIsToldOfEveryMail(t *testing.T) {
-	b := newBench(t, "ada@example.com", "bob@example.com", "not an address")
-	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "ada@example.com", Code: 451, Times: 1})
-	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 550})
+func TestEveryDeliveryIsReported(t *testing.T) {
+	f := newFixture(t, "ada@example.com", "bob@example.com", "not an address")
+	f.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "ada@example.com", Code: 451, Times: 1})
+	f.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 550})
 	o := outcomes()["success"]
-	b.finished("a", o)
+	f.finished("a", o)
 	var mu sync.Mutex
-	said, settled := map[string][]string{}, 0
-	stop := b.run(Options{
-		Outbox: func(id task.ID, d Delivery) {
+	said, done := map[string][]string{}, 0
+	stop := f.run(notifier.Options{
+		OnDelivery: func(id task.ID, d notifier.Delivery) {
 			mu.Lock()
 			defer mu.Unlock()
 			if id != o.TaskID {
@@ -235,142 +242,143 @@ func TestOutboxIsToldOfEveryMail(t *testing.T) {
 			}
 			said[d.Address] = append(said[d.Address], fmt.Sprint(d.State, d.Attempts))
 		},
-		Settled: func() { mu.Lock(); settled++; mu.Unlock() },
+		OnDone: func() { mu.Lock(); done++; mu.Unlock() },
 	})
-	b.gone()
+	f.gone()
 	stop()
 	want := map[string][]string{
 		"ada@example.com": {"pending0", "pending1", "sent2"},
 		"bob@example.com": {"pending0", "failed0"}, "not an address": {"failed0"},
 	}
-	if !maps.EqualFunc(said, want, slices.Equal) || settled != 1 {
-		t.Errorf("said %v; settled %d times", said, settled)
+	if !maps.EqualFunc(said, want, slices.Equal) || done != 1 {
+		t.Errorf("said %v; done %d times", said, done)
 	}
 }
 
 // A crash after the server took a mail and before that was recorded repeats
 // the mail, and only that one, under the same Message-ID.
 func TestRepeatAfterACrashHasTheSameMessageID(t *testing.T) {
-	b := newBench(t, "ada@example.com", "bob@example.com")
+	f := newFixture(t, "ada@example.com", "bob@example.com")
 	o := outcomes()["failed"]
-	b.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 451})
-	st := b.finished("a", o)
-	stop := b.run(Options{})
-	b.mails(1)
-	if err := b.server.AwaitRefused(b.ctx, 1); err != nil {
+	f.server.Refuse(testenv.Refusal{Verb: "RCPT", Address: "bob@example.com", Code: 451})
+	st := f.finished("a", o)
+	stop := f.run(notifier.Options{})
+	f.mails(1)
+	if err := f.server.AwaitRefused(f.ctx, 1); err != nil {
 		t.Fatal(err)
 	}
 	stop()
-	before, err := os.ReadFile(st.Path(DeliveriesFile))
+	before, err := os.ReadFile(st.Path(notifier.DeliveriesFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := ReadLedger(st)
-	if err != nil || l.Deliveries[0].State != StateSent || l.Deliveries[1].State != StatePending {
+	l, err := notifier.ReadDeliveries(st)
+	if err != nil || l.List[0].State != notifier.StateSent || l.List[1].State != notifier.StatePending {
 		t.Fatalf("the record is %+v (%v)", l, err)
 	}
-	if err := st.Discard(); err != nil {
+	if err := st.Remove(); err != nil {
 		t.Fatal(err)
 	}
 
 	for range 2 { // the second time is after the crash
-		st = b.finished("a", o)
-		if err := os.WriteFile(st.Path(DeliveriesFile), before, 0o600); err != nil {
+		st = f.finished("a", o)
+		if err := os.WriteFile(st.Path(notifier.DeliveriesFile), before, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		b.restartServer()
-		b.book.set(func(book *memoryBook) {
-			book.settings = b.settings()
-			book.settings.From = "other@example.org" // a new sender makes no new Message-ID
-			book.admins = nil                        // nor does a changed table change whom this outcome is told to
+		f.restartServer()
+		f.db.set(func(db *memoryDB) {
+			db.settings = f.settings()
+			db.settings.From = "other@example.org" // a new sender makes no new Message-ID
+			db.admins = nil                        // nor does a changed table change whom this outcome is told to
 		})
-		stop = b.run(Options{})
-		b.gone()
+		stop = f.run(notifier.Options{})
+		f.gone()
 		stop()
-		mails := b.mails(1)
+		mails := f.mails(1)
 		if got := recipients(mails); !slices.Equal(got, []string{"bob@example.com"}) {
 			t.Errorf("mails went to %q", got)
 		}
-		if id := messageIDs(t, mails)[0]; id != "<"+l.Deliveries[1].MessageID+">" {
-			t.Errorf("Message-ID is %s, was %s", id, l.Deliveries[1].MessageID)
+		if id := messageIDs(t, mails)[0]; id != "<"+l.List[1].MessageID+">" {
+			t.Errorf("Message-ID is %s, was %s", id, l.List[1].MessageID)
 		}
 	}
 }
 
 func TestStopIsPromptWithASilentServer(t *testing.T) {
-	b := newBench(t, "ada@example.com")
+	f := newFixture(t, "ada@example.com")
 	reached := make(chan struct{})
-	b.book.settings = scripted(t, func(_ net.Conn, r *bufio.Reader) {
+	f.db.settings.Port = testenv.ServeTCP(t, func(_ net.Conn, r *bufio.Reader) {
 		close(reached)
 		_, _ = r.ReadByte() // until the client goes
 	})
-	b.finished("a", outcomes()["success"])
-	stop := b.run(Options{Transport: Transport{Timeout: time.Hour}})
+	f.transport.Timeout = time.Hour
+	f.finished("a", outcomes()["success"])
+	stop := f.run(notifier.Options{})
 	select {
 	case <-reached:
-	case <-b.ctx.Done():
+	case <-f.ctx.Done():
 		t.Fatal("the mail server was never called")
 	}
 	stop()
-	b.left(1)
-	tasks, err := b.dir.List(staging.Done)
+	f.left(1)
+	tasks, err := f.dir.List(staging.Done)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := ReadLedger(tasks[0])
-	if err != nil || l.Deliveries[0].State != StatePending || l.Deliveries[0].Attempts != 0 {
+	l, err := notifier.ReadDeliveries(tasks[0])
+	if err != nil || l.List[0].State != notifier.StatePending || l.List[0].Attempts != 0 {
 		t.Errorf("the record is %+v (%v)", l, err)
 	}
 }
 
 func TestOutcomeThatCannotBeReadIsSetAside(t *testing.T) {
-	b := newBench(t, "ada@example.com")
-	st := b.finished("a", outcomes()["success"])
+	f := newFixture(t, "ada@example.com")
+	st := f.finished("a", outcomes()["success"])
 	if err := os.WriteFile(st.Path(staging.OutcomeFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.finished("b", outcomes()["success"])
-	b.run(Options{})
-	b.gone()
-	b.mails(1)
-	set, err := b.dir.List(staging.Quarantine)
+	f.finished("b", outcomes()["success"])
+	f.run(notifier.Options{})
+	f.gone()
+	f.mails(1)
+	set, err := f.dir.List(staging.Quarantine)
 	if err != nil || len(set) != 1 || set[0].Name != "a" {
 		t.Errorf("quarantine holds %v (%v)", set, err)
 	}
-	if !strings.Contains(b.log.String(), "set a task aside") {
-		t.Errorf("log says\n%s", b.log)
+	if !strings.Contains(f.log.String(), "set a task aside") {
+		t.Errorf("log says\n%s", f.log)
 	}
 }
 
 func TestBrokenRecordIsBegunAnew(t *testing.T) {
-	b := newBench(t, "ada@example.com")
-	st := b.finished("a", outcomes()["success"])
-	if err := os.WriteFile(st.Path(DeliveriesFile), []byte("{"), 0o600); err != nil {
+	f := newFixture(t, "ada@example.com")
+	st := f.finished("a", outcomes()["success"])
+	if err := os.WriteFile(st.Path(notifier.DeliveriesFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.run(Options{})
-	b.gone()
-	want := "<" + messageID(outcomes()["success"], "ada@example.com", &mail.Address{Address: "agent@example.com"}) + ">"
-	if got := messageIDs(t, b.mails(1))[0]; got != want {
+	f.run(notifier.Options{})
+	f.gone()
+	want := "<" + notifier.MessageIDOf(outcomes()["success"], "ada@example.com", "example.com") + ">"
+	if got := messageIDs(t, f.mails(1))[0]; got != want {
 		t.Errorf("Message-ID is %s; another record makes it %s", got, want)
 	}
 }
 
-func TestSomeSettledTasksAreKept(t *testing.T) {
-	b := newBench(t, "ada@example.com")
+func TestSomeFinishedTasksAreKept(t *testing.T) {
+	f := newFixture(t, "ada@example.com")
 	for i := range 4 {
-		b.finished(fmt.Sprint("task-", i), outcomes()["success"])
+		f.finished(fmt.Sprint("task-", i), outcomes()["success"])
 	}
-	stop := b.run(Options{Keep: 2})
-	b.mails(4)
-	b.left(2)
+	stop := f.run(notifier.Options{Keep: 2})
+	f.mails(4)
+	f.left(2)
 	stop()
 	// Kept ones are not told again, and go when newer ones come.
-	b.finished("task-9", outcomes()["success"])
-	b.run(Options{Keep: 2})
-	b.mails(5)
-	b.left(2)
-	tasks, err := b.dir.List(staging.Done)
+	f.finished("task-9", outcomes()["success"])
+	f.run(notifier.Options{Keep: 2})
+	f.mails(5)
+	f.left(2)
+	tasks, err := f.dir.List(staging.Done)
 	if err != nil || len(tasks) != 2 || tasks[0].Name != "task-3" || tasks[1].Name != "task-9" {
 		t.Errorf("kept %v (%v)", tasks, err)
 	}
@@ -385,9 +393,9 @@ func TestBackoffGrowsToItsLimit(t *testing.T) {
 	for _, c := range []struct {
 		n    int
 		want time.Duration
-	}{{1, 5 * time.Second}, {2, 10 * time.Second}, {5, 80 * time.Second}, {9, backoffMax}, {1000, backoffMax}} {
+	}{{1, 5 * time.Second}, {2, 10 * time.Second}, {5, 80 * time.Second}, {9, notifier.BackoffMax}, {1000, notifier.BackoffMax}} {
 		for range 50 {
-			if got := backoff(c.n, backoffMax); got < c.want*4/5 || got > c.want*6/5 {
+			if got := notifier.Backoff(c.n, notifier.BackoffMax); got < c.want*4/5 || got > c.want*6/5 {
 				t.Errorf("after %d failures %s; want about %s", c.n, got, c.want)
 			}
 		}

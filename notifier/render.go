@@ -31,7 +31,7 @@ type Content struct {
 const (
 	maxLogLines = 60
 	maxLogLine  = 1000 // bytes
-	maxWord     = 100  // bytes of a version or a name
+	maxLabel    = 100  // bytes of a version or a name
 )
 
 //go:embed templates/mail.txt templates/mail.html
@@ -41,7 +41,7 @@ var templates embed.FS
 // this program, and an idle one should not pay for them.
 var (
 	textMail = sync.OnceValue(func() *texttemplate.Template {
-		funcs := texttemplate.FuncMap{"wrap": wrap, "indent": indent, "pad": pad, "rule": rule}
+		funcs := texttemplate.FuncMap{"wrap": wrap, "indent": indent, "pad": pad, "underline": underline}
 		return texttemplate.Must(texttemplate.New("mail.txt").Funcs(funcs).ParseFS(templates, "templates/mail.txt"))
 	})
 	htmlMail = sync.OnceValue(func() *htmltemplate.Template {
@@ -53,15 +53,15 @@ var (
 type page struct {
 	Subject  string
 	Badge    string // the status word
-	Tone     string // good or bad: the colour
+	Class    string // good or bad: the colour
 	Headline string
-	Lead     string // what serves now, and what the runner said about it
+	Summary  string // what serves now, and what the runner said about it
 	Facts    []fact
 	Cause    string
 	Log      []string
-	Look     []string // commands that show more, on failures
+	Hints    []string // commands that show more, on failures
 	Host     string
-	Foot     string // why the reader got this
+	Footer   string // why the reader got this
 }
 
 type fact struct{ Name, Value string }
@@ -71,20 +71,20 @@ type fact struct{ Name, Value string }
 // stays one line, control characters are gone, HTML is escaped.
 func Render(o task.Outcome, origin Origin) (Content, error) {
 	subject, headline := titles(o, origin)
-	host := word(origin.Host, "this host")
+	host := Label(origin.Host, "this host")
 	p := page{
 		Subject: subject, Headline: headline,
-		Badge: string(o.Notice()), Tone: "good",
-		Lead:  lead(o),
-		Facts: facts(o, origin),
-		Host:  host,
-		Foot:  "The WrkTalk agent on " + host + " sends this to every active administrator.",
+		Badge: string(o.Notice()), Class: "good",
+		Summary: summary(o),
+		Facts:   facts(o, origin),
+		Host:    host,
+		Footer:  "The WrkTalk agent on " + host + " sends this to every active administrator.",
 	}
 	if !o.Succeeded {
-		p.Tone = "bad"
-		p.Cause = block(task.SafeText(o.Error, task.MaxMessage))
+		p.Class = "bad"
+		p.Cause = multiLine(task.SafeText(o.Error, task.MaxMessage))
 		p.Log = logTail(o.LogTail)
-		p.Look = []string{"wrktalk-agent status"}
+		p.Hints = []string{"wrktalk-agent status"}
 	}
 	return render(p)
 }
@@ -100,28 +100,28 @@ func render(p page) (Content, error) {
 	return Content{Subject: p.Subject, Text: text.String(), HTML: html.String()}, nil
 }
 
-// renderTest writes the mail of `wrktalk-agent notify-test`.
-func renderTest(origin Origin, server string, now time.Time) (Content, error) {
-	host := word(origin.Host, "this host")
+// RenderTest writes the mail of `wrktalk-agent notify-test`.
+func RenderTest(origin Origin, server string, now time.Time) (Content, error) {
+	host := Label(origin.Host, "this host")
 	return render(page{
 		Subject:  "[WrkTalk] TEST: mail from " + host + " arrives",
 		Badge:    "TEST",
-		Tone:     "good",
+		Class:    "good",
 		Headline: "Mail from " + host + " arrives",
-		Lead:     "Somebody ran `wrktalk-agent notify-test`. Nothing was deployed.",
+		Summary:  "Somebody ran `wrktalk-agent notify-test`. Nothing was deployed.",
 		Facts: []fact{
-			{"Mail server", word(server, "not known")},
-			{"Sent", stamp(now)},
+			{"Mail server", Label(server, "not known")},
+			{"Sent", timestamp(now)},
 		},
-		Host: host,
-		Foot: "The WrkTalk agent on " + host + " sent this once, to this address.",
+		Host:   host,
+		Footer: "The WrkTalk agent on " + host + " sent this once, to this address.",
 	})
 }
 
 // titles returns the subject and the headline.
 func titles(o task.Outcome, origin Origin) (subject, headline string) {
-	host := word(origin.Host, "this host")
-	release := word(o.ReleaseVersion, "")
+	host := Label(origin.Host, "this host")
+	release := Label(o.ReleaseVersion, "")
 	named := func(with, without string) string {
 		if release == "" {
 			return without
@@ -130,7 +130,7 @@ func titles(o task.Outcome, origin Origin) (subject, headline string) {
 	}
 	restored := ""
 	if o.Restored {
-		restored = ", " + word(o.Serving, "the previous release") + " restored"
+		restored = ", " + Label(o.Serving, "the previous release") + " restored"
 	}
 	switch o.Notice() {
 	case task.NoticeSuccess:
@@ -144,8 +144,8 @@ func titles(o task.Outcome, origin Origin) (subject, headline string) {
 		headline = named("The rollback to ", "The rollback") + " failed on " + host
 	default:
 		if !o.Kind.Known() {
-			subject = fmt.Sprintf("unknown task type %q on %s", word(string(o.Kind), ""), host)
-			headline = fmt.Sprintf("A task of unknown type %q was refused on %s", word(string(o.Kind), ""), host)
+			subject = fmt.Sprintf("unknown task type %q on %s", Label(string(o.Kind), ""), host)
+			headline = fmt.Sprintf("A task of unknown type %q was refused on %s", Label(string(o.Kind), ""), host)
 			break
 		}
 		subject = named("", "release") + " not deployed on " + host + restored
@@ -154,23 +154,23 @@ func titles(o task.Outcome, origin Origin) (subject, headline string) {
 	return "[WrkTalk] " + string(o.Notice()) + ": " + subject, headline
 }
 
-// lead returns what a reader in a hurry needs to know: what serves now, and
+// summary returns what a reader in a hurry needs to know: what serves now, and
 // the runner's own sentence.
-func lead(o task.Outcome) string {
+func summary(o task.Outcome) string {
 	var now string
-	switch serving := word(o.Serving, ""); {
+	switch serving := Label(o.Serving, ""); {
 	case o.Restored:
-		now = word(o.Serving, "The release that served before") + " was restored and serves again."
+		now = Label(o.Serving, "The release that served before") + " was restored and serves again."
 	case serving != "":
 		now = serving + " serves now."
 	case !o.Succeeded:
 		now = "Nothing serves now, or it could not be told what does: please look."
 	}
-	message := line(task.SafeText(o.Message, task.MaxMessage))
+	message := OneLine(task.SafeText(o.Message, task.MaxMessage))
 	if message != "" && !strings.ContainsAny(message[len(message)-1:], ".!?") {
 		message += "."
 	}
-	return strings.TrimSpace(now + " " + capital(message))
+	return strings.TrimSpace(now + " " + capitalize(message))
 }
 
 func facts(o task.Outcome, origin Origin) []fact {
@@ -180,27 +180,27 @@ func facts(o task.Outcome, origin Origin) []fact {
 			all = append(all, fact{name, value})
 		}
 	}
-	release := word(o.ReleaseVersion, "")
-	if t := word(string(o.ChartType), ""); t != "" && release != "" {
+	release := Label(o.ReleaseVersion, "")
+	if t := Label(string(o.ChartType), ""); t != "" && release != "" {
 		release += " (" + t + ")"
 	}
 	add("Status", string(o.Notice()))
 	add("Release", release)
-	add("Target", word(origin.Target, ""))
-	add("Host", word(origin.Host, ""))
-	add("Serves now", word(o.Serving, "not known"))
+	add("Target", Label(origin.Target, ""))
+	add("Host", Label(origin.Host, ""))
+	add("Serves now", Label(o.Serving, "not known"))
 	if o.HelmRevision > 0 {
 		add("Helm revision", fmt.Sprint(o.HelmRevision))
 	}
-	add("Started", stamp(o.StartedAt))
-	add("Finished", stamp(o.FinishedAt))
+	add("Started", timestamp(o.StartedAt))
+	add("Finished", timestamp(o.FinishedAt))
 	add("Took", took(o.Duration()))
-	add("Task", word(string(o.TaskID), ""))
+	add("Task", Label(string(o.TaskID), ""))
 	return all
 }
 
-// stamp writes a time for people anywhere: UTC, to the second.
-func stamp(t time.Time) string {
+// timestamp writes a time for people anywhere: UTC, to the second.
+func timestamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
@@ -228,7 +228,7 @@ func logTail(lines []string) []string {
 	}
 	tail := make([]string, 0, len(lines))
 	for _, l := range lines {
-		tail = append(tail, strings.TrimRight(line(task.SafeText(l, maxLogLine)), " "))
+		tail = append(tail, strings.TrimRight(OneLine(task.SafeText(l, maxLogLine)), " "))
 	}
 	return tail
 }

@@ -50,24 +50,24 @@ func pad(s string) string {
 	return s + strings.Repeat(" ", max(1, width-utf8.RuneCountInString(s)))
 }
 
-// rule underlines a heading.
-func rule(s string) string { return strings.Repeat("-", utf8.RuneCountInString(s)) }
+// underline underlines a heading.
+func underline(s string) string { return strings.Repeat("-", utf8.RuneCountInString(s)) }
 
-// word makes s one short line, and instead when nothing is left of it.
-func word(s, instead string) string {
-	s = strings.TrimSpace(task.SafeText(line(s), maxWord))
+// Label makes s one short line, and instead when nothing is left of it.
+func Label(s, instead string) string {
+	s = strings.TrimSpace(task.SafeText(OneLine(s), maxLabel))
 	if s == "" {
 		return instead
 	}
 	return s
 }
 
-// line makes s one line of printable text: what would break a line becomes a
+// OneLine makes s one line of printable text: what would break a line becomes a
 // space, terminal colours go, and so do characters that only deceive.
-func line(s string) string { return strings.Join(strings.FieldsFunc(printable(s), isBreak), " ") }
+func OneLine(s string) string { return strings.Join(strings.FieldsFunc(printable(s), isBreak), " ") }
 
-// block does the same for text of several lines.
-func block(s string) string {
+// multiLine does the same for text of several lines.
+func multiLine(s string) string {
 	s = strings.ReplaceAll(s, "\r\n", "\n")
 	lines := strings.FieldsFunc(printable(s), isBreak)
 	for i, l := range lines {
@@ -120,7 +120,7 @@ func escapeSequence(s string) int {
 	return len(s)
 }
 
-func capital(s string) string {
+func capitalize(s string) string {
 	r, n := utf8.DecodeRuneInString(s)
 	if n == 0 {
 		return s

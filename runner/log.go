@@ -8,7 +8,7 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/mask"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // maxLog bounds a task's deploy.log, in bytes.
@@ -24,15 +24,15 @@ type deployLog struct {
 // openLog opens the log of a run, after what earlier attempts left in it. The
 // log is for people: a file that cannot be opened or written costs the log, not
 // the deployment.
-func (r *Runner) openLog(t *staging.Task, job deployment.Job) *deployLog {
+func (r *run) openLog(job protocol.Job) *deployLog {
 	envs := []map[string]string{readEnv(job.Release.EnvFile)}
 	if job.Previous != nil {
 		envs = append(envs, readEnv(job.Previous.EnvFile))
 	}
 	file := &logFile{complain: func(err error) {
-		r.Log.Warn("the deployment's log misses what was said from here on", "task", t.Name, "error", err)
+		r.Log.Warn("the deployment's log misses what was said from here on", "task", r.task.Name, "error", err)
 	}}
-	if err := file.open(t); err != nil {
+	if err := file.open(r.task); err != nil {
 		file.giveUp(err)
 	}
 	return &deployLog{Writer: mask.New(envs...).Writer(file), file: file}

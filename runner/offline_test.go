@@ -12,12 +12,11 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
 )
 
 // offline puts a rollback to a kept release into ready, as the operator's
 // command does, and returns its id and the name of its directory.
-func (b *bench) offline(artifact string) (task.ID, string) {
+func (b *fixture) offline(artifact string) (task.ID, string) {
 	b.t.Helper()
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	sum := sha256.Sum256([]byte(envText))
@@ -42,19 +41,19 @@ func (b *bench) offline(artifact string) (task.ID, string) {
 }
 
 // old adds the artifact that a rollback goes back to.
-func (b *bench) old() string {
+func (b *fixture) old() string {
 	b.t.Helper()
 	return b.raw.SQL(b.t, `insert into release_artifact (id, release_version, chart_type, artifact_data, sha256, is_previous, applied_at)
 		values ('00000000-0000-4000-8000-000000000009', '0.9.0', 'compose', '\x00', 'y', true, now() - interval '1 day') returning id`)
 }
 
-func (b *bench) current() string {
+func (b *fixture) current() string {
 	b.t.Helper()
 	return b.raw.SQL(b.t, `select coalesce(string_agg(release_version, ','), '') from release_artifact where is_current`)
 }
 
 // awaitOutcome waits until a task in running has an outcome on disk.
-func (b *bench) awaitOutcome(name string) {
+func (b *fixture) awaitOutcome(name string) {
 	b.t.Helper()
 	b.eventually(name+" has an outcome", func() bool {
 		_, err := os.Lstat(b.in(name, staging.Running, staging.OutcomeFile))
@@ -65,7 +64,7 @@ func (b *bench) awaitOutcome(name string) {
 // A rollback that was asked for on the host is carried out while the database is
 // away, behind the page, and the database is told of it when it is back.
 func TestOfflineRollbackNeedsNoDatabase(t *testing.T) {
-	b := newBench(t, "good", "")
+	b := newFixture(t, "good", "")
 	artifact := strings.Fields(b.old())[0]
 	b.proxy.Refuse(true)
 	id, name := b.offline(artifact)
@@ -75,7 +74,7 @@ func TestOfflineRollbackNeedsNoDatabase(t *testing.T) {
 		_, err := os.Lstat(b.in(name, staging.Running, staging.EnvFile))
 		return err != nil
 	})
-	if got := b.said(); got != "deploy, proceed true, changed" {
+	if got := b.noted(); got != "deploy, proceed true, changed" {
 		t.Errorf("the stand-in said %s", got)
 	}
 	if got := b.pages(); got != "up down" {
@@ -104,16 +103,16 @@ func TestOfflineRollbackNeedsNoDatabase(t *testing.T) {
 // What waits for the database does not hold an offline rollback up, and what came
 // of both is recorded in the order in which it came about.
 func TestOfflineRollbackGoesBeforeAnOutcomeThatWaits(t *testing.T) {
-	b := newBench(t, "waits", "")
+	b := newFixture(t, "waits", "")
 	artifact := strings.Fields(b.old())[0]
 	c, first := b.ready()
 	b.start()
-	b.awaitWord("waiting")
+	b.awaitNote("waiting")
 	b.proxy.Refuse(true)
 	b.letGo()
 	b.awaitOutcome(first)
 	id, second := b.offline(artifact)
-	b.eventually("the stand-in waits again", func() bool { return strings.Count(b.said(), "waiting") == 2 })
+	b.eventually("the stand-in waits again", func() bool { return strings.Count(b.noted(), "waiting") == 2 })
 	b.letGo()
 	b.awaitOutcome(second)
 	b.proxy.Refuse(false)
@@ -135,7 +134,7 @@ func TestOfflineRollbackGoesBeforeAnOutcomeThatWaits(t *testing.T) {
 // A task whose claim cannot be confirmed gives way, and is carried out after the
 // rollback was recorded.
 func TestOfflineRollbackGoesBeforeAClaimThatWaits(t *testing.T) {
-	b := newBench(t, "good", "")
+	b := newFixture(t, "good", "")
 	artifact := strings.Fields(b.old())[0]
 	c, first := b.ready()
 	b.proxy.Refuse(true)
@@ -158,16 +157,16 @@ func TestOfflineRollbackGoesBeforeAClaimThatWaits(t *testing.T) {
 }
 
 // begun marks a ready task as one that an earlier attempt was killed over.
-func (b *bench) begun(name string) {
+func (b *fixture) begun(name string) {
 	b.t.Helper()
-	if err := os.WriteFile(b.in(name, staging.Ready, staging.RunFile), []byte(`{"attempts": 1, "started_at": "2026-11-25T03:00:00Z"}`), 0o600); err != nil {
+	if err := os.WriteFile(b.in(name, staging.Ready, staging.AttemptsFile), []byte(`{"attempts": 1, "started_at": "2026-11-25T03:00:00Z"}`), 0o600); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
 // An attempt that is refused says nothing about what the one before it left.
 func TestARefusedSecondAttemptIsFollowedByARepair(t *testing.T) {
-	b := newBench(t, "refuses", "restores")
+	b := newFixture(t, "refuses", "restores")
 	c, name := b.ready()
 	b.begun(name)
 	b.start()
@@ -178,25 +177,25 @@ func TestARefusedSecondAttemptIsFollowedByARepair(t *testing.T) {
 	if got := b.row(c.ID); got != "failed|"+o.Error {
 		t.Errorf("row is %s", got)
 	}
-	if got := b.said(); got != "deploy, recover" {
+	if got := b.noted(); got != "deploy, recover" {
 		t.Errorf("the stand-in said %s", got)
 	}
 }
 
 // A page that a killed runner left up does not wait for the database, and neither
 // does the project when the database stays away: it may be part of it.
-func TestHalfwayDoesNotWaitForTheDatabase(t *testing.T) {
-	b := newBench(t, "hangs", "gates-and-restores")
+func TestAnInterruptedTaskDoesNotWaitForTheDatabase(t *testing.T) {
+	b := newFixture(t, "hangs", "asks-and-restores")
 	c, name := b.ready()
 	b.start()
-	b.awaitWord("hanging")
+	b.awaitNote("hanging")
 	b.halt()
 	b.proxy.Refuse(true)
 	b.opts.Lease = time.Millisecond
-	b.pagePatience = time.Nanosecond
+	b.pageTimeout = time.Nanosecond
 	b.start()
 	b.awaitOutcome(name)
-	if got := b.said(); !strings.HasSuffix(got, "recover, proceed true") {
+	if got := b.noted(); !strings.HasSuffix(got, "recover, proceed true") {
 		t.Errorf("the stand-in said %s", got)
 	}
 	if got := b.pages(); got != "up down up down" { // up till the patience is over, then for the repair
@@ -212,19 +211,19 @@ func TestHalfwayDoesNotWaitForTheDatabase(t *testing.T) {
 // Helm is stopped before another agent may take its task over, and gone on with
 // when the database says that none did.
 func TestHelmStopsBeforeItsClaimLapses(t *testing.T) {
-	b := newBench(t, "waits-inside", "")
-	b.opts.Compose, b.opts.Helm = nil, &deployment.Helm{Namespace: "default", Release: "wrktalk"}
+	b := newFixture(t, "waits-inside", "")
+	b.opts.Target.Deployment = task.DeploymentKubernetes
 	b.opts.Lease = 5 * time.Second
 	c, name := b.ready()
 	b.start()
-	b.awaitWord("proceed true")
+	b.awaitNote("proceed true")
 	b.proxy.Refuse(true)
 	b.eventually("the deployment is killed", func() bool { return strings.Contains(b.logged(), "was killed before another agent") })
 	if got := b.pages(); got != "up down" {
 		t.Errorf("the page went %s", got)
 	}
 	b.proxy.Refuse(false)
-	b.eventually("it begins again", func() bool { return strings.Count(b.said(), "proceed true") == 2 })
+	b.eventually("it begins again", func() bool { return strings.Count(b.noted(), "proceed true") == 2 })
 	b.letGo()
 	b.outcome(name)
 	if got := b.row(c.ID); got != "failed|restored late" {
@@ -232,23 +231,23 @@ func TestHelmStopsBeforeItsClaimLapses(t *testing.T) {
 	}
 }
 
-// A release that was left half-way when an operator rolled back is not gone on
+// A release that was interrupted when an operator rolled back is not gone on
 // with: that would undo the rollback. When the rollback fails, it is repaired, and
 // what came of the rollback does not keep it waiting for the database.
-func TestOfflineRollbackOverHalfway(t *testing.T) {
+func TestOfflineRollbackOverAnInterruptedTask(t *testing.T) {
 	for _, c := range []struct{ name, mode, row, said string }{
 		{"succeeds", "good", "failed|given up for a rollback without the database", "deploy, proceed true, hanging, deploy, proceed true, changed"},
 		{"fails", "fails", "failed|restored", "deploy, proceed true, hanging, deploy, recover"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t, "hangs", "restores")
+			b := newFixture(t, "hangs", "restores")
 			artifact := strings.Fields(b.old())[0]
 			first, half := b.ready()
 			b.start()
-			b.awaitWord("hanging")
+			b.awaitNote("hanging")
 			b.halt()
 			b.proxy.Refuse(true)
-			b.opts.Lease, b.pagePatience = time.Millisecond, time.Nanosecond
+			b.opts.Lease, b.pageTimeout = time.Millisecond, time.Nanosecond
 			for i, v := range b.opts.Env {
 				if strings.HasPrefix(v, "FAKE_DEPLOY=") {
 					b.opts.Env[i] = "FAKE_DEPLOY=" + c.mode
@@ -258,7 +257,7 @@ func TestOfflineRollbackOverHalfway(t *testing.T) {
 			b.start()
 			b.awaitOutcome(name)
 			b.awaitOutcome(half)
-			if got := b.said(); got != c.said {
+			if got := b.noted(); got != c.said {
 				t.Errorf("the stand-in said %s", got)
 			}
 			b.proxy.Refuse(false)

@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/wrktalk/wrktalk-agent/internal/lifeline"
-	"github.com/wrktalk/wrktalk-agent/internal/meter"
+	"github.com/wrktalk/wrktalk-agent/internal/controlpipe"
+	"github.com/wrktalk/wrktalk-agent/internal/telemetry"
 )
 
 // The test binary is its own helper: as "component NAME MODE ARG..." it is a
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 func hold() {
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	fds := descriptors()
-	fmt.Printf(`{"msg":"holding","pid":%d,"descriptors":%q,"lifeline":%q}`+"\n", os.Getpid(), fds, os.Getenv(lifeline.EnvVar))
+	fmt.Printf(`{"msg":"holding","pid":%d,"descriptors":%q,"control-pipe":%q}`+"\n", os.Getpid(), fds, os.Getenv(controlpipe.EnvVar))
 	for {
 		time.Sleep(time.Hour)
 	}
@@ -72,11 +72,13 @@ const words = 3000
 // component is what a component of the agent does, as far as a supervisor can
 // see, and what it should not do.
 func component(name, mode string, args []string) int {
-	if mode == "deaf" { // knows nothing of lifelines
+	if mode == "deaf" { // knows nothing of control pipes
 		fmt.Printf(`{"msg":"serving","component":%q,"pid":%d}`+"\n", name, os.Getpid())
-		select {}
+		for { // an empty select is a deadlock to a runtime without cgo, which ends the process
+			time.Sleep(time.Hour)
+		}
 	}
-	line, err := lifeline.FromEnv()
+	line, err := controlpipe.FromEnv()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
@@ -99,8 +101,8 @@ func component(name, mode string, args []string) int {
 		line.Ready(args[0])
 		asked(line, signals, log)
 	case "count": // reports what it did, and one thing nobody keeps, and dies
-		m := meter.Meter(line.Measure)
-		m.Mail(meter.MailSent)
+		m := telemetry.Recorder(line.Record)
+		m.Mail(telemetry.MailSent)
 		m.Mail("odd")
 		return 1
 	case "exit":
@@ -119,6 +121,24 @@ func component(name, mode string, args []string) int {
 		}
 		line.Ready("")
 		asked(line, signals, log)
+	case "tells": // its configuration, and ends for another one
+		signal.Notify(signals, syscall.SIGHUP)
+		line.Ready("")
+		log.Info("serving", "snapshot", string(line.Snapshot()))
+		if <-signals == syscall.SIGHUP {
+			log.Info("asked to end for another configuration")
+		}
+	case "hangs": // after a sign of life, until the file args[0] exists
+		line.Ready("")
+		if _, err := os.Stat(args[0]); err != nil {
+			line.Alive(10 * time.Millisecond)
+			for {
+				time.Sleep(time.Hour)
+			}
+		}
+		line.Alive(time.Hour)
+		log.Info("serving", "pid", os.Getpid())
+		asked(line, signals, log)
 	case "slow": // a runner with a deployment in flight: ends at the second signal
 		line.Ready("")
 		asked(line, signals, log)
@@ -126,7 +146,7 @@ func component(name, mode string, args []string) int {
 	case "careful": // stops in its own time and leaves a note, whatever becomes of its log
 		line.Ready("")
 		log.Info("serving", "pid", os.Getpid())
-		<-line.Gone()
+		<-line.ParentGone()
 		log.Info("nobody hears this")
 		fmt.Println("nor this")
 		if err := os.WriteFile(args[0], []byte("finished"), 0o600); err != nil {
@@ -185,11 +205,11 @@ func component(name, mode string, args []string) int {
 	return 0
 }
 
-func asked(line *lifeline.Line, signals <-chan os.Signal, log *slog.Logger) {
+func asked(line *controlpipe.Conn, signals <-chan os.Signal, log *slog.Logger) {
 	select {
 	case sig := <-signals:
 		log.Info("asked to stop", "signal", sig.String())
-	case <-line.Gone():
+	case <-line.ParentGone():
 		log.Info("supervisor gone")
 	}
 }

@@ -21,13 +21,13 @@
 // A component dies: what is left of its process group is killed, what it had
 // written is forwarded to the last byte, its death is reported with the panic
 // and the last lines of its standard error, and it is started again after a
-// delay that doubles up to [Backoff].Max. After [Backoff].LoopDeaths deaths in
-// a row, none of them after a life of [Backoff].Steady, one error line says that
-// it is in a crash loop, and /healthz answers 503 until it has lived for so
-// long. Exit code
-// 2 means that the component refuses its configuration: it is tried again, but
-// at the slowest pace from the start. (The Go runtime exits with 2 after a
-// panic as well; a trace on standard error tells the two apart.)
+// delay that doubles up to [RestartPolicy].Max. After
+// [RestartPolicy].CrashLoopThreshold deaths in a row, none of them after a life of
+// [RestartPolicy].ResetAfter, one error line says that it is in a crash loop, and
+// /healthz answers 503 until it has lived for so long. Exit code 2 means that the
+// component refuses its configuration: it is tried again, but at the slowest pace
+// from the start. (The Go runtime exits with 2 after a panic as well; a trace on
+// standard error tells the two apart.)
 //
 // The supervisor is asked to stop (SIGTERM, SIGINT): it stops fetcher, runner
 // and notifier in the order they were started, each within its
@@ -43,21 +43,17 @@
 // second for the runner. While components are not ready yet, and while they
 // stop, the supervisor asks systemd for more time every ten seconds.
 //
-// The supervisor dies without a word (SIGKILL, out of memory, a panic): the
+// The supervisor dies without warning (SIGKILL, out of memory, a panic): the
 // kernel sends each component SIGTERM (parent-death signal), and each sees the
-// end of its lifeline, which also covers the moment before the parent-death
+// end of its control pipe, which also covers the moment before the parent-death
 // signal is set. They stop, and one that has not stopped within its StopTimeout
-// kills its own process group (package lifeline).
+// kills its own process group (package controlpipe).
 //
 // A component starts processes in other groups (the runner: wrktalk-deploy):
 // it has to tie them to itself likewise; killing its group does not reach them.
 //
 // Where the supervisor is process 1, as in a container, it also collects the
 // zombies of processes whose parents have died.
-//
-// The thread that starts a component is the one that waits for it, locked for
-// the component's life: the parent-death signal follows the thread, not the
-// process (golang/go#27505).
 //
 // # One version
 //

@@ -2,12 +2,12 @@ package supervisor
 
 import "strings"
 
-// ScrubEnv returns env without what components must not inherit: the agent's
+// scrubEnv returns env without what components must not inherit: the agent's
 // own settings and the database's (they may be secrets, and components get
-// their configuration over the lifeline), systemd's credentials directory, and
+// their configuration over the control pipe), systemd's credentials directory, and
 // what systemd told the supervisor alone. What the operator's commands take from
 // libpq's environment stays: the name of the password file, and options.
-func ScrubEnv(env []string) []string {
+func scrubEnv(env []string) []string {
 	kept := make([]string, 0, len(env))
 	for _, e := range env {
 		name, _, _ := strings.Cut(e, "=")

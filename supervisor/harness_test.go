@@ -21,7 +21,7 @@ import (
 
 // patience is how long a test waits for what has to happen; no assertion
 // depends on it.
-const patience = 2 * time.Minute
+const patience = 10 * time.Minute
 
 // output collects log lines and lets a test wait for one.
 type output struct {
@@ -284,10 +284,10 @@ func (a *agent) get(t *testing.T, path, accept string) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// process is a handle of a process that need not be our child.
-type process struct{ pid, fd int }
+// pidHandle is a handle of a process that need not be our child.
+type pidHandle struct{ pid, fd int }
 
-func open(t *testing.T, pid int) process {
+func open(t *testing.T, pid int) pidHandle {
 	t.Helper()
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -297,11 +297,11 @@ func open(t *testing.T, pid int) process {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		unix.Close(fd)
 	})
-	return process{pid, fd}
+	return pidHandle{pid, fd}
 }
 
 // awaitEnd waits until the process is gone, or a zombie.
-func (p process) awaitEnd(t *testing.T) {
+func (p pidHandle) awaitEnd(t *testing.T) {
 	t.Helper()
 	limit := time.Now().Add(patience)
 	for {

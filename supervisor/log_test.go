@@ -62,7 +62,7 @@ func lastPart(o *output, prefix string) string {
 // what it was. Exit code 2, which the runtime ends with, is not taken for a
 // wrong configuration.
 func TestAPanicIsVisible(t *testing.T) {
-	a := launch(t, Config{Components: []Component{comp("runner", "panic", "disk on fire")}, Backoff: quick})
+	a := launch(t, Config{Components: []Component{comp("runner", "panic", "disk on fire")}, Restart: quick})
 	died := a.out.await(t, 1, "msg", "component died", "component", "runner")
 	if died.text("exit") != "exit status 2" || died.text("panic") != "panic: cannot go on: disk on fire" {
 		t.Errorf("death is reported as %v", died)
@@ -94,14 +94,14 @@ func TestAPanicIsVisible(t *testing.T) {
 // A component dies while the log is slow, and what it started in a session of
 // its own keeps its standard error open. The death is noticed all the same,
 // and no word of what it wrote before is lost.
-func TestLastWordsAreComplete(t *testing.T) {
+func TestStderrBeforeADeathIsComplete(t *testing.T) {
 	out := newOutput()
 	out.hold, out.gate = "word 0", make(chan struct{})
 	a := prepare(t, Config{
 		Components: []Component{comp("runner", "leave")}, Output: out,
-		Backoff: Backoff{Min: time.Hour, Max: time.Hour},
+		Restart: RestartPolicy{Min: time.Hour, Max: time.Hour},
 	})
-	a.relay.patient = patience
+	a.logMux.blockTimeout = patience
 	a.run(t)
 	pid := out.await(t, 1, "msg", "component started").pid()
 	runner := open(t, pid)
@@ -114,7 +114,7 @@ func TestLastWordsAreComplete(t *testing.T) {
 
 	died := out.await(t, 1, "msg", "component died")
 	if tail := died.text("stderr"); !strings.HasSuffix(tail, fmt.Sprintf("word %d", words-1)) {
-		t.Errorf("the last words are %q", tail)
+		t.Errorf("the end of standard error is %q", tail)
 	}
 	arrived := 0
 	for _, l := range out.all() {
@@ -129,22 +129,22 @@ func TestLastWordsAreComplete(t *testing.T) {
 
 // Components that fill the queue do not crowd out what the supervisor has to
 // say, such as that one of them died.
-func TestASlowLogKeepsTheSupervisorsOwnWords(t *testing.T) {
+func TestASlowLogKeepsTheSupervisorsOwnRecords(t *testing.T) {
 	out := newOutput()
 	out.hold, out.gate = "word 0", make(chan struct{})
-	r := newRelay(out, slog.New(slog.NewJSONHandler(out, nil)))
-	go r.run()
-	for n := range relayQueue {
-		r.put(entry{line: fmt.Appendf(nil, "{\"msg\":\"word %d\"}\n", n)}, true)
+	m := newLogMux(out, slog.New(slog.NewJSONHandler(out, nil)))
+	go m.run()
+	for n := range queueLength {
+		m.enqueue(logEntry{line: fmt.Appendf(nil, "{\"msg\":\"word %d\"}\n", n)}, true)
 	}
-	r.stalled.Store(true) // nobody waits any more
-	r.put(entry{line: []byte("{\"msg\":\"one more\"}\n")}, true)
-	r.put(entry{line: []byte("{\"msg\":\"and another\"}\n")}, true)
-	r.logger().Warn("component died")
+	m.stalled.Store(true) // nobody waits any more
+	m.enqueue(logEntry{line: []byte("{\"msg\":\"one more\"}\n")}, true)
+	m.enqueue(logEntry{line: []byte("{\"msg\":\"and another\"}\n")}, true)
+	m.logger().Warn("component died")
 	close(out.gate)
 	out.await(t, 1, "msg", "component died")
-	close(r.quit)
-	<-r.done
+	close(m.quit)
+	<-m.done
 }
 
 // Nobody reads the log: the component goes on, and so does the supervisor.
@@ -156,44 +156,16 @@ func TestAStalledLogStopsNobody(t *testing.T) {
 	t.Cleanup(func() { w.Close() })
 	t.Cleanup(func() { r.Close() }) // first: lets the blocked write go
 	a := prepare(t, Config{Components: []Component{comp("runner", "flood")}, Output: w})
-	a.relay.patient = 20 * time.Millisecond
+	a.logMux.blockTimeout = 20 * time.Millisecond
 	a.run(t)
 	a.awaitReady(t)
-	if lost := a.relay.lost.Load(); lost == 0 {
+	if lost := a.logMux.lost.Load(); lost == 0 {
 		t.Errorf("nothing was lost of 4 MiB that nobody read")
 	}
 	r.Close()
 	a.signals <- syscall.SIGTERM
 	if err := a.awaitEnd(t); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestEachLine(t *testing.T) {
-	for _, tc := range []struct {
-		name, in string
-		limit    int
-		want     []string
-	}{
-		{"empty", "", 10, nil},
-		{"lines", "a\nb\n", 10, []string{"a+0", "b+0"}},
-		{"empty line", "a\n\nb\n", 10, []string{"a+0", "+0", "b+0"}},
-		{"no newline at the end", "a\nb", 10, []string{"a+0", "b+0"}},
-		{"cut", "abcdef\ng\n", 4, []string{"abcd+2", "g+0"}},
-		{"as long as the limit", "abcd\n", 4, []string{"abcd+0"}},
-		{"longer than the reader's buffer", strings.Repeat("z", 10000) + "\ny\n", 5000, []string{strings.Repeat("z", 5000) + "+5000", "y+0"}},
-		{"newline at the buffer's end", strings.Repeat("z", 4095) + "\ny\n", 9000, []string{strings.Repeat("z", 4095) + "+0", "y+0"}},
-		{"newline after the buffer's end", strings.Repeat("z", 4096) + "\ny\n", 9000, []string{strings.Repeat("z", 4096) + "+0", "y+0"}},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			var got []string
-			eachLine(strings.NewReader(tc.in), tc.limit, func(line []byte, cut int) {
-				got = append(got, fmt.Sprintf("%s+%d", line, cut))
-			})
-			if !slices.Equal(got, tc.want) {
-				t.Errorf("got %.60q, want %.60q", got, tc.want)
-			}
-		})
 	}
 }
 

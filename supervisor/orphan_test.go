@@ -50,11 +50,11 @@ func startProcess(t *testing.T, cmd *exec.Cmd) (*output, error) {
 // The supervisor is killed as the kernel kills when memory runs out. All that
 // it started go, each in its own way: one stops when asked, one finishes its
 // work although nobody reads its log any more, one hangs with a grandchild, and
-// one knows of no lifeline, but the kernel tells it.
+// one knows of no control pipe, but the kernel tells it.
 func TestNoOrphanSurvivesSIGKILL(t *testing.T) {
 	note := filepath.Join(t.TempDir(), "note")
 	cmd, out := supervisorProcess(t, "/proc/self/exe", "2s", "fetcher:serve:1ms", "runner:careful:"+note, "notifier:stubborn:", "stranger:deaf:")
-	var all []process
+	var all []pidHandle
 	for _, name := range []string{"fetcher", "runner", "notifier", "stranger"} {
 		all = append(all, open(t, out.await(t, 1, "component", name, "msg", "serving").pid()))
 	}
@@ -73,7 +73,7 @@ func TestNoOrphanSurvivesSIGKILL(t *testing.T) {
 // The same end, by a panic's or a core-dumping signal's way out.
 func TestNoOrphanSurvivesSIGQUIT(t *testing.T) {
 	cmd, out := supervisorProcess(t, "/proc/self/exe", "2s", "fetcher:serve:1ms", "runner:serve:1ms")
-	var all []process
+	var all []pidHandle
 	for _, name := range []string{"fetcher", "runner"} {
 		all = append(all, open(t, out.await(t, 1, "component", name, "msg", "serving").pid()))
 	}
@@ -110,7 +110,7 @@ func TestAnUpgradeInPlaceDoesNotMixVersions(t *testing.T) {
 // Stopping politely, from the outside, as a service manager does.
 func TestSIGTERMEndsTheWholeTree(t *testing.T) {
 	cmd, out := supervisorProcess(t, "/proc/self/exe", "10s", "fetcher:serve:1ms", "runner:serve:1ms", "notifier:serve:1ms")
-	var all []process
+	var all []pidHandle
 	for _, name := range []string{"fetcher", "runner", "notifier"} {
 		all = append(all, open(t, out.await(t, 1, "component", name, "msg", "serving").pid()))
 	}

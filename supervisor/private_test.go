@@ -57,7 +57,7 @@ func TestSecretsStayPrivate(t *testing.T) {
 			t.Errorf("a grandchild inherited %s", d)
 		}
 	}
-	if v := grandchild.text("lifeline"); v != "" {
+	if v := grandchild.text("control-pipe"); v != "" {
 		t.Errorf("a grandchild believes that the supervisor started it (%q)", v)
 	}
 	if log := strings.Join(a.out.all(), "\n"); strings.Contains(log, "correct horse") {
@@ -73,11 +73,11 @@ func TestALargeSnapshotArrives(t *testing.T) {
 }
 
 func TestScrubEnv(t *testing.T) {
-	got := ScrubEnv([]string{
+	got := scrubEnv([]string{
 		"PATH=/bin", "PGHOST=h", "WRKTALK_AGENT_DB_HOST=h", "NOTIFY_SOCKET=s", "WATCHDOG_USEC=1",
 		"CREDENTIALS_DIRECTORY=d", "HOME=/root", "PAGER=less", "LISTEN_FDS=1", "KUBECONFIG=k", "PGPASSFILE=f", "PGPASSWORD=p", "PGOPTIONS=o",
 	})
 	if want := []string{"PATH=/bin", "HOME=/root", "PAGER=less", "KUBECONFIG=k", "PGPASSFILE=f", "PGOPTIONS=o"}; !slices.Equal(got, want) {
-		t.Errorf("ScrubEnv keeps %q, want %q", got, want)
+		t.Errorf("scrubEnv keeps %q, want %q", got, want)
 	}
 }

@@ -9,18 +9,18 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/wrktalk/wrktalk-agent/internal/meter"
+	"github.com/wrktalk/wrktalk-agent/internal/telemetry"
 )
 
-// What a component reported before it died is kept, life after life, down to
-// its last words.
+// What a component reported before it died is kept, life after life, down to the
+// last sample.
 func TestSamplesOutliveTheComponent(t *testing.T) {
 	var sent atomic.Int64
 	metrics := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "sent %d", sent.Load()) })
 	a := launch(t, Config{
-		Components: []Component{comp("notifier", "count")}, Backoff: quick, Listen: "127.0.0.1:0", Metrics: metrics,
-		Observe: func(s meter.Sample) error {
-			if s.Measure != meter.Mail || s.Labels[0] != meter.MailSent {
+		Components: []Component{comp("notifier", "count")}, Restart: quick, Listen: "127.0.0.1:0", Metrics: metrics,
+		Observe: func(s telemetry.Sample) error {
+			if s.Metric != telemetry.Mail || s.Labels[0] != telemetry.MailSent {
 				return errors.New("nobody keeps it")
 			}
 			sent.Add(1)

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -12,7 +13,7 @@ func (s *Supervisor) awaitSignal(signals <-chan os.Signal) error {
 		select {
 		case sig, ok := <-signals:
 			if ok && sig == unix.SIGHUP {
-				s.ignore(sig)
+				s.reload()
 				continue
 			}
 			name := "end of signals"
@@ -39,15 +40,15 @@ func (s *Supervisor) escalate(signals <-chan os.Signal) error {
 				signals = nil
 				continue
 			case sig == unix.SIGHUP:
-				s.ignore(sig)
+				s.log.Info("signal ignored: the agent stops", "component", "supervisor", "signal", sig.String())
 				continue
 			case n == 2:
 				s.log.Warn("stopping at once: a deployment in flight is interrupted",
 					"component", "supervisor", "state", StateStopping, "signal", sig.String())
-				close(s.hurry)
+				close(s.stopNow)
 			case n == 3:
 				s.log.Error("killing what is left", "component", "supervisor", "state", StateStopping, "signal", sig.String())
-				close(s.kill)
+				close(s.killNow)
 			}
 			n++
 		case <-s.allStopped:
@@ -56,7 +57,29 @@ func (s *Supervisor) escalate(signals <-chan os.Signal) error {
 	}
 }
 
-func (s *Supervisor) ignore(sig os.Signal) {
-	s.log.Info("signal ignored: restart the agent to load a changed configuration",
-		"component", "supervisor", "signal", sig.String())
+// reload has the components started anew with the configuration as it is now, each
+// once it is idle. One that cannot be used changes nothing.
+func (s *Supervisor) reload() {
+	if s.cfg.Reload == nil {
+		s.log.Info("signal ignored: restart the agent to load a changed configuration", "component", "supervisor", "signal", unix.SIGHUP.String())
+		return
+	}
+	r, err := s.cfg.Reload()
+	if err == nil && len(r.Components) != len(s.actors) {
+		err = errors.New("it asks for other components: restart the agent")
+	}
+	if err == nil {
+		err = checkSnapshot(r.Snapshot)
+	}
+	if err != nil {
+		s.log.Error("the changed configuration is not used", "component", "supervisor", "error", err)
+		return
+	}
+	for _, w := range r.Warnings {
+		s.log.Warn(w, "component", "supervisor")
+	}
+	s.log.Info("the changed configuration is used by each component once it is idle", "component", "supervisor")
+	for i, a := range s.actors {
+		a.configure(r.Components[i], r.Snapshot)
+	}
 }

@@ -2,11 +2,13 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,7 +17,7 @@ import (
 
 // quick are numbers that make deaths and crash loops short. A life that only
 // starts and ends must not seem a steady one, however slow the machine is.
-var quick = Backoff{Min: 2 * time.Millisecond, Max: 20 * time.Millisecond, Steady: 10 * time.Second}
+var quick = RestartPolicy{Min: 2 * time.Millisecond, Max: 20 * time.Millisecond, ResetAfter: 10 * time.Second}
 
 func three() []Component {
 	return []Component{comp("fetcher", "serve"), comp("runner", "serve"), comp("notifier", "serve")}
@@ -89,7 +91,7 @@ func TestEndOfSignalsStops(t *testing.T) {
 }
 
 func TestRestartsAKilledComponent(t *testing.T) {
-	a := launch(t, Config{Components: three(), Backoff: quick})
+	a := launch(t, Config{Components: three(), Restart: quick})
 	a.awaitReady(t)
 	pid := a.out.await(t, 1, "component", "runner", "msg", "serving").pid()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -114,7 +116,7 @@ func TestRestartsAKilledComponent(t *testing.T) {
 func TestADeadComponentLeavesNothing(t *testing.T) {
 	a := launch(t, Config{Components: []Component{{
 		Name: "runner", Args: []string{"component", "runner", "stubborn"}, StopTimeout: time.Millisecond,
-	}}, Backoff: quick})
+	}}, Restart: quick})
 	pid := a.out.await(t, 1, "component", "runner", "msg", "serving").pid()
 	holder := open(t, a.out.await(t, 1, "msg", "holding").pid())
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -125,7 +127,7 @@ func TestADeadComponentLeavesNothing(t *testing.T) {
 }
 
 func TestRestartsOneThatExitsCleanly(t *testing.T) {
-	a := launch(t, Config{Components: []Component{comp("fetcher", "exit", "0")}, Backoff: quick})
+	a := launch(t, Config{Components: []Component{comp("fetcher", "exit", "0")}, Restart: quick})
 	if r := a.out.await(t, 2, "msg", "component died"); r.text("exit") != "exit status 0" {
 		t.Errorf("death is reported as %v", r)
 	}
@@ -135,7 +137,7 @@ func TestReportsACrashLoopOnce(t *testing.T) {
 	mended := filepath.Join(t.TempDir(), "mended")
 	a := launch(t, Config{
 		Components: []Component{comp("fetcher", "flaky", mended), comp("runner", "serve")},
-		Backoff:    quick, Listen: "127.0.0.1:0",
+		Restart:    quick, Listen: "127.0.0.1:0",
 	})
 	loop := a.out.await(t, 1, "msg", "component is in a crash loop")
 	for key, want := range map[string]string{
@@ -153,7 +155,7 @@ func TestReportsACrashLoopOnce(t *testing.T) {
 	}
 	a.out.await(t, 12, "msg", "component died")
 	if n := a.out.count("msg", "component is in a crash loop"); n != 1 {
-		t.Errorf("crash loop was reported %d times in one streak, want once", n)
+		t.Errorf("crash loop was reported %d times in one crash loop, want once", n)
 	}
 	if err := os.WriteFile(mended, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -161,6 +163,22 @@ func TestReportsACrashLoopOnce(t *testing.T) {
 	a.out.await(t, 1, "msg", "component is out of its crash loop", "component", "fetcher")
 	if code, body := a.get(t, "/healthz", ""); code != 200 {
 		t.Errorf("/healthz after the crash loop answers %d %q", code, body)
+	}
+}
+
+// One that gives no sign of life when it promised to is killed and started anew.
+func TestAHangingComponentIsStartedAnew(t *testing.T) {
+	mended := filepath.Join(t.TempDir(), "mended")
+	a := launch(t, Config{Components: []Component{comp("fetcher", "hangs", mended), comp("runner", "serve")}, Restart: quick})
+	a.out.await(t, 2, "msg", "component hangs: it is killed and started anew", "component", "fetcher", "level", "ERROR")
+	a.out.await(t, 2, "msg", "component died", "component", "fetcher", "exit", "signal: killed")
+	if err := os.WriteFile(mended, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.out.await(t, 1, "msg", "serving", "component", "fetcher")
+	a.awaitReady(t)
+	if n := a.out.count("msg", "component died", "component", "runner"); n != 0 {
+		t.Errorf("the other one died %d times", n)
 	}
 }
 
@@ -191,7 +209,7 @@ func TestMissingProgramAtTheStart(t *testing.T) {
 
 func TestMissingProgramAtARestart(t *testing.T) {
 	program := copyOfSelf(t)
-	a := launch(t, Config{Program: program, Components: three()[:1], Backoff: quick})
+	a := launch(t, Config{Program: program, Components: three()[:1], Restart: quick})
 	pid := a.out.await(t, 1, "msg", "serving").pid()
 	if err := os.Rename(program, program+".away"); err != nil {
 		t.Fatal(err)
@@ -247,11 +265,64 @@ func TestSecondSignalReachesOneThatWasAsked(t *testing.T) {
 	a.signals <- syscall.SIGTERM
 	a.out.await(t, 1, "component", "runner", "msg", "asked to stop")
 	a.signals <- syscall.SIGINT
-	if r := a.out.await(t, 1, "component", "runner", "msg", "second request"); r.text("signal") != "terminated" {
-		t.Errorf("the runner got %q as its second signal, want SIGTERM", r.text("signal"))
+	if r := a.out.await(t, 1, "component", "runner", "msg", "second request"); r.text("signal") != "interrupt" {
+		t.Errorf("the runner got %q as its second signal, want SIGINT", r.text("signal"))
 	}
 	if err := a.awaitEnd(t); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Two requests to stop are two requests, also to a component that takes both at once.
+func TestSecondSignalReachesOneThatHasNotTakenTheFirst(t *testing.T) {
+	a := launch(t, Config{Components: []Component{
+		{Name: "runner", Args: []string{"component", "runner", "slow"}, StopTimeout: -1},
+	}})
+	a.awaitReady(t)
+	pid := a.out.await(t, 1, "msg", "component started").pid()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	awaitStatus(t, pid, "State:", func(state string) bool { return state == "T" })
+	pending := func(sig syscall.Signal) {
+		awaitStatus(t, pid, "ShdPnd:", func(field string) bool {
+			mask, err := strconv.ParseUint(field, 16, 64)
+			return err == nil && mask&(1<<(sig-1)) != 0
+		})
+	}
+	a.signals <- syscall.SIGTERM
+	pending(syscall.SIGTERM)
+	a.signals <- syscall.SIGTERM
+	pending(syscall.SIGINT)
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	a.out.await(t, 1, "component", "runner", "msg", "second request")
+	if err := a.awaitEnd(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitStatus waits until a field of /proc/PID/task/*/status is as wanted in each thread.
+func awaitStatus(t *testing.T, pid int, field string, wanted func(string) bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := len(threads) > 0
+		for _, path := range threads {
+			status, err := os.ReadFile(path)
+			_, after, found := strings.Cut(string(status), field)
+			all = all && err == nil && found && wanted(strings.Fields(after)[0])
+		}
+		if all {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is not as wanted", field)
+		}
 	}
 }
 
@@ -275,7 +346,7 @@ func TestKillsWhatDoesNotStopInTime(t *testing.T) {
 	}
 }
 
-func TestHangupIsIgnored(t *testing.T) {
+func TestHangupWithoutReload(t *testing.T) {
 	a := launch(t, Config{Components: three()[:1]})
 	a.awaitReady(t)
 	a.signals <- syscall.SIGHUP
@@ -288,4 +359,46 @@ func TestHangupIsIgnored(t *testing.T) {
 	if n := a.out.count("component", "fetcher", "msg", "component stopped"); n != 1 {
 		t.Errorf("the fetcher stopped %d times, want once", n)
 	}
+}
+
+// A changed configuration is handed to each component as it is started anew, which is
+// no death; one that waits in a crash loop is started with it at once.
+func TestReload(t *testing.T) {
+	refuses := errors.New("something is wrong with it")
+	results := make(chan error, 3)
+	now := Reloaded{
+		Snapshot: []byte("changed"), Warnings: []string{"one thing needs a restart"},
+		Components: []Component{comp("fetcher", "tells"), comp("runner", "serve")},
+	}
+	a := launch(t, Config{
+		Components: []Component{comp("fetcher", "tells"), comp("runner", "exit", "2")}, Snapshot: []byte("first"),
+		Reload: func() (Reloaded, error) {
+			err := <-results // then the test has set now
+			return now, err
+		},
+	})
+	a.out.await(t, 1, "msg", "serving", "snapshot", "first")
+	a.out.await(t, 1, "component", "runner", "level", "ERROR")
+
+	results <- refuses
+	a.signals <- syscall.SIGHUP
+	a.out.await(t, 1, "level", "ERROR", "msg", "the changed configuration is not used", "error", refuses.Error())
+
+	results <- nil
+	a.signals <- syscall.SIGHUP
+	a.out.await(t, 1, "level", "WARN", "msg", "one thing needs a restart")
+	a.out.await(t, 1, "component", "fetcher", "msg", "asked to end for another configuration")
+	a.out.await(t, 1, "msg", "serving", "snapshot", "changed")
+	a.awaitReady(t) // the runner, too
+	if n := a.out.count("component", "fetcher", "msg", "component died"); n != 0 {
+		t.Errorf("the fetcher died %d times", n)
+	}
+	if s := a.Statuses(); s[0].Restarts != 0 || s[0].CrashLoop {
+		t.Errorf("the fetcher is %+v", s[0])
+	}
+
+	now.Components = now.Components[:1]
+	results <- nil
+	a.signals <- syscall.SIGHUP
+	a.out.await(t, 2, "level", "ERROR", "msg", "the changed configuration is not used")
 }

@@ -4,75 +4,57 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/spf13/cobra"
 
 	"github.com/wrktalk/wrktalk-agent/internal/config"
-	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/stateformat"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
-	"github.com/wrktalk/wrktalk-agent/notifier"
+	"github.com/wrktalk/wrktalk-agent/notifier/smtp"
+	"github.com/wrktalk/wrktalk-agent/operator"
 )
 
 // checkTimeout bounds each check.
 const checkTimeout = 30 * time.Second
 
-// Results of a check.
-const (
-	checkOK   = "ok"
-	checkWarn = "warning"
-	checkFail = "failed"
-)
-
-// finding is the result of one check.
-type finding struct {
-	Check  string `json:"check"`
-	Result string `json:"result"`
-	Text   string `json:"text"`
-}
-
 // checker runs the checks one after the other; a check whose ground another one
 // has shown to be missing is left out.
 type checker struct {
-	app      *app
-	cfg      *config.Config
-	findings []finding
+	operator.Checks
+	app *app
+	cfg *config.Config
 }
 
-func (c *checker) add(check, result, format string, args ...any) {
-	text := strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")
-	c.findings = append(c.findings, finding{check, result, text})
-}
-
-// runCheck is `wrktalk-agent check`.
-func runCheck(a *app, args []string) error {
-	fs := a.flags()
-	a.outputFlag(fs)
-	if _, err := a.parse(fs, args, 0, 0); err != nil {
-		return err
+// checkCommand is `wrktalk-agent check`.
+func checkCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use: "check", Short: "check configuration, database, schema, engine, mail and staging", Args: arguments(0, 0),
+		RunE: func(*cobra.Command, []string) error { return a.check() },
 	}
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) check() error {
 	cfg, err := a.config()
 	if err != nil {
 		return err
 	}
 	c := &checker{app: a, cfg: cfg}
 	c.configuration()
-	c.staging()
+	c.Staging(cfg.Staging.Dir)
+	c.health()
 	c.database()
 	c.program()
-	if cfg.Agent.DeploymentType == task.DeploymentDocker {
-		c.workingDir()
-		c.platform("docker")
-	} else {
-		c.platform("kubernetes", cfg.Kube.Namespace, cfg.Kube.Kubeconfig, cfg.Kube.Context)
+	d := deploymentOf(cfg)
+	if d.KeepsBundles {
+		c.WorkingDir(d.workingDir)
 	}
+	c.platform(d)
 	c.maintenance()
 	return c.report()
 }
@@ -80,16 +62,16 @@ func runCheck(a *app, args []string) error {
 // report shows the findings and fails if one of them did.
 func (c *checker) report() error {
 	failed := false
-	for _, f := range c.findings {
-		failed = failed || f.Result == checkFail
+	for _, f := range c.Findings {
+		failed = failed || f.Result == operator.CheckFailed
 	}
 	if c.app.output == "json" {
-		if err := c.app.printJSON(c.findings); err != nil {
+		if err := c.app.printJSON(c.Findings); err != nil {
 			return err
 		}
 	} else {
 		tw := tabwriter.NewWriter(c.app.stdout, 0, 0, 2, ' ', 0)
-		for _, f := range c.findings {
+		for _, f := range c.Findings {
 			fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Result, f.Check, f.Text)
 		}
 		if err := tw.Flush(); err != nil {
@@ -107,49 +89,19 @@ func (c *checker) configuration() {
 	if file == "" {
 		file = "environment and defaults"
 	}
-	c.add("configuration", checkOK, "%s deployments, read from %s", c.cfg.Agent.DeploymentType, file)
+	c.Add("configuration", operator.CheckOK, "%s deployments, read from %s", c.cfg.Agent.DeploymentType, file)
+	if err := stateformat.Check(c.cfg.StateDir); err != nil {
+		c.Add("state", operator.CheckFailed, "%v", err)
+	}
 	for _, w := range c.cfg.Warnings() {
-		c.add("configuration", checkWarn, "%s", w)
+		c.Add("configuration", operator.CheckWarning, "%s", w)
 	}
 }
 
-// staging makes sure that the directory can be written and that it has room.
-func (c *checker) staging() {
-	dir := c.cfg.Staging.Dir
-	existing, err := writable(dir)
-	if err != nil {
-		c.add("staging", checkFail, "%v; change its owner or set staging.dir", err)
-		return
-	}
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(existing, &st); err != nil {
-		c.add("staging", checkFail, "%s: %v", existing, err)
-		return
-	}
-	free := int64(st.Bavail) * st.Bsize
-	const little = 1 << 30
-	if free < little {
-		c.add("staging", checkWarn, "%s has %d MiB free, which a large release may fill", dir, free>>20)
-		return
-	}
-	c.add("staging", checkOK, "%s, %d GiB free", dir, free>>30)
-}
-
-// writable makes sure that this user can write to dir, or can create it, and
-// returns it or its nearest parent that is there.
-func writable(dir string) (existing string, err error) {
-	existing = dir
-	info, err := os.Stat(existing)
-	for ; err != nil && existing != "/"; info, err = os.Stat(existing) {
-		existing = filepath.Dir(existing)
-	}
-	if err == nil && !info.IsDir() {
-		return existing, fmt.Errorf("%s is no directory", existing)
-	}
-	if err := unix.Access(existing, unix.W_OK|unix.X_OK); err != nil {
-		return existing, fmt.Errorf("%s cannot be written by user %d: %w", existing, os.Geteuid(), err)
-	}
-	return existing, nil
+func (c *checker) health() {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	defer cancel()
+	c.Listen(ctx, client(c.cfg, nil), listenRequired(c.cfg))
 }
 
 func (c *checker) database() {
@@ -157,129 +109,88 @@ func (c *checker) database() {
 	defer cancel()
 	db, err := c.app.database(ctx, c.cfg)
 	if err != nil {
-		c.add("database", checkFail, "%s", explain(err))
+		c.Add("database", operator.CheckFailed, "%s", operator.Explain(err))
 		return
 	}
 	defer db.Close()
-	if err := db.Ping(ctx); err != nil {
-		c.add("database", checkFail, "%s", explain(err))
-		return
+	if c.Database(ctx, client(c.cfg, db), c.cfg.DB.Address()) {
+		c.mail(ctx, db)
 	}
-	c.add("database", checkOK, "%s answers", c.cfg.DB.Address())
-	if err := db.CheckSchema(ctx); err != nil {
-		c.add("schema", checkFail, "%s", explain(err))
-		return
-	}
-	switch v, err := db.Migrated(ctx); {
-	case err != nil:
-		c.add("schema", checkFail, "%s", explain(err))
-	case v == 0:
-		c.add("schema", checkOK, "v4.2; tasks are found by polling every %s (wrktalk-agent migrate makes that immediate)", c.cfg.Agent.PollInterval)
-	default:
-		c.add("schema", checkOK, "v4.2 with the agent's schema, version %d", v)
-	}
-	c.deploymentType(ctx, db)
-	c.mail(ctx, db)
-}
-
-// deploymentType warns when the database is about the other kind of deployment:
-// most tasks without an artifact then belong to its agents.
-func (c *checker) deploymentType(ctx context.Context, db *taskdb.DB) {
-	types, err := db.DeploymentTypes(ctx)
-	own := string(c.cfg.Agent.DeploymentType)
-	switch {
-	case err != nil:
-		c.add("deployment type", checkFail, "%s", explain(err))
-	case len(types) > 0 && !slices.Contains(types, own):
-		c.add("deployment type", checkWarn, "agent.deployment_type is %s, deployment_config.deployment_type in the database %s: tasks that name no release are taken here only if they are rollbacks and no other type's release serves; correct one of the two",
-			own, strings.Join(types, ", "))
-	}
-}
-
-// explain says what went wrong with the database, and what to do about it when
-// that is known.
-func explain(err error) string {
-	if advice := taskdb.Explain(err); advice != "" {
-		return err.Error() + ": " + advice
-	}
-	return err.Error()
 }
 
 // mail does a real handshake, login included, and counts the recipients.
 func (c *checker) mail(ctx context.Context, db *taskdb.DB) {
-	b := newBook(db, c.cfg)
-	settings, err := b.MailSettings(ctx)
+	settings, err := db.MailSettings(ctx, deploymentOf(c.cfg).target)
 	if err != nil {
-		c.add("mail", checkFail, "%s", explain(err))
+		c.Add("mail", operator.CheckFailed, "%s", operator.Explain(err))
 		return
 	}
-	err = notifier.Check(ctx, settings, transport(c.cfg))
+	err = smtp.Check(ctx, settings, transport(c.cfg))
 	switch {
-	case errors.Is(err, notifier.ErrNotConfigured):
-		c.add("mail", checkWarn, "deployment_config names no smtp_host: nobody is told about deployments")
+	case errors.Is(err, smtp.ErrNotConfigured):
+		c.Add("mail", operator.CheckWarning, "deployment_config names no smtp_host: nobody is told about deployments")
 		return
 	case err != nil:
-		c.add("mail", checkFail, "%v", err)
+		c.Add("mail", operator.CheckFailed, "%v", err)
 		return
 	}
-	admins, err := b.ActiveAdmins(ctx)
+	admins, err := db.ActiveAdmins(ctx)
 	switch {
 	case err != nil:
-		c.add("mail", checkFail, "%s", explain(err))
+		c.Add("mail", operator.CheckFailed, "%s", operator.Explain(err))
 	case len(admins) == 0:
-		c.add("mail", checkWarn, "%s answers, but table admin has no active administrator to write to", settings.Host)
+		c.Add("mail", operator.CheckWarning, "%s answers, but table admin has no active administrator to write to", settings.Host)
 	default:
-		c.add("mail", checkOK, "%s answers; %d active administrator(s)", settings.Host, len(admins))
+		c.Add("mail", operator.CheckOK, "%s answers; %d active administrator(s)", settings.Host, len(admins))
 	}
 }
 
 func (c *checker) program() {
 	path, err := deployProgram()
 	if err != nil {
-		c.add("wrktalk-deploy", checkFail, "%v", err)
+		c.Add("wrktalk-deploy", operator.CheckFailed, "%v", err)
 		return
 	}
-	c.add("wrktalk-deploy", checkOK, "%s", path)
+	c.Add("wrktalk-deploy", operator.CheckOK, "%s", path)
 }
 
-// workingDir makes sure that bundles can be kept, and warns about a directory
-// that a reboot empties: the files that running containers mount lie there.
-func (c *checker) workingDir() {
-	dir := c.cfg.Compose.WorkingDir
-	if _, err := writable(dir); err != nil {
-		c.add("working directory", checkFail, "%v; change its owner or set compose.working_dir", err)
+// platform asks the platform's server.
+func (c *checker) platform(d deployment) {
+	if _, err := deployProgram(); err != nil {
 		return
 	}
-	for _, volatile := range []string{"/tmp", "/var/run", "/run", "/dev/shm"} {
-		if dir == volatile || strings.HasPrefix(dir, volatile+"/") {
-			c.add("working directory", checkWarn, "compose.working_dir %s is emptied by a reboot, and containers that mount files of their release lose them: set it to a lasting directory such as /var/lib/wrktalk-agent/compose", dir)
-			return
-		}
+	text, warnings, err := c.app.checkPlatform(context.Background(), d)
+	if err != nil {
+		c.Add(string(d.Type), operator.CheckFailed, "%v", err)
+		return
 	}
-	c.add("working directory", checkOK, "%s", dir)
+	c.Add(string(d.Type), operator.CheckOK, "%s", text)
+	for _, warning := range warnings {
+		c.Add(string(d.Type), operator.CheckWarning, "%s", warning)
+	}
 }
 
-// platform asks Docker or Kubernetes through wrktalk-deploy, the only program
-// that knows how to find them.
-func (c *checker) platform(name string, args ...string) {
+// checkPlatform asks the platform's server through wrktalk-deploy, the only program
+// that knows how to find it. All it returns are sentences.
+func (a *app) checkPlatform(ctx context.Context, d deployment) (text string, warnings []string, err error) {
 	path, err := deployProgram()
 	if err != nil {
-		return
+		return "", nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, append([]string{"check"}, args...)...)
-	cmd.Env = deployEnv(c.app.environ)
+	cmd := exec.CommandContext(ctx, path, append([]string{"check"}, d.checkArgs...)...)
+	cmd.Env = deployEnv(a.environ)
 	out, err := cmd.CombinedOutput()
+	said := strings.TrimSpace(string(out))
 	if err != nil {
-		text := strings.TrimSpace(string(out))
-		if text == "" {
-			text = err.Error()
+		if said != "" {
+			err = errors.New(said)
 		}
-		c.add(name, checkFail, "%s", text)
-		return
+		return "", nil, err
 	}
-	c.add(name, checkOK, "%s", string(out))
+	lines := strings.Split(said, "\n")
+	return lines[0], lines[1:], nil
 }
 
 // maintenance looks at the server that shows the page. Trouble there fails the
@@ -287,20 +198,24 @@ func (c *checker) platform(name string, args ...string) {
 func (c *checker) maintenance() {
 	page, err := maintenanceSwitch(c.cfg, nil)
 	if err != nil {
-		c.add("maintenance", checkFail, "%v", err)
+		c.Add("maintenance", operator.CheckFailed, "%v", err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	bad := checkWarn
+	bad := operator.CheckWarning
 	if c.cfg.Maintenance.Required {
-		bad = checkFail
+		bad = operator.CheckFailed
+	}
+	if hint := maintenanceHint(c.cfg); hint != "" {
+		c.Add("maintenance", operator.CheckWarning, "%s", hint)
+		return
 	}
 	for _, f := range page.Check(ctx) {
 		if f.OK {
-			c.add("maintenance", checkOK, "%s", f.Text)
+			c.Add("maintenance", operator.CheckOK, "%s", f.Text)
 		} else {
-			c.add("maintenance", bad, "%s", f.Text)
+			c.Add("maintenance", bad, "%s", f.Text)
 		}
 	}
 }

@@ -5,21 +5,24 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
+	"github.com/wrktalk/wrktalk-agent/operator"
 )
 
 // findings returns what check says about one thing.
-func (d *desk) findings(of string, settings ...string) (found []finding) {
+func (d *operatorEnv) findings(of string, settings ...string) (found []operator.Finding) {
 	d.t.Helper()
-	var out, complaint output
+	var out, complaint testenv.Output
 	a := d.app(&out, &complaint, settings...)
 	cfg, err := a.config()
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	c := &checker{app: a, cfg: cfg}
-	c.staging()
-	c.workingDir()
-	for _, f := range c.findings {
+	c.Staging(cfg.Staging.Dir)
+	c.WorkingDir(cfg.Compose.WorkingDir)
+	for _, f := range c.Findings {
 		if f.Check == of {
 			found = append(found, f)
 		}
@@ -29,7 +32,7 @@ func (d *desk) findings(of string, settings ...string) (found []finding) {
 
 // A working directory that cannot be used is found before the first release.
 func TestCheckLooksAtTheWorkingDirectory(t *testing.T) {
-	d := &desk{t: t, dir: t.TempDir()}
+	d := &operatorEnv{t: t, dir: t.TempDir()}
 	file := filepath.Join(d.dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -40,10 +43,11 @@ func TestCheckLooksAtTheWorkingDirectory(t *testing.T) {
 	}
 	defer os.RemoveAll(lasting)
 	for dir, want := range map[string]string{
-		filepath.Join(lasting, "work", "deep"): checkOK,
-		file:                                   checkFail,
-		filepath.Join(file, "below"):           checkFail,
-		"/tmp/wrktalk":                         checkWarn,
+		filepath.Join(lasting, "work", "deep"): operator.CheckOK,
+		d.dir:                                  operator.CheckFailed, // it holds somebody's file
+		file:                                   operator.CheckFailed,
+		filepath.Join(file, "below"):           operator.CheckFailed,
+		"/tmp/wrktalk":                         operator.CheckWarning,
 	} {
 		got := d.findings("working directory", "WRKTALK_AGENT_COMPOSE_WORKING_DIR="+dir)
 		if len(got) != 1 || got[0].Result != want {
@@ -55,7 +59,7 @@ func TestCheckLooksAtTheWorkingDirectory(t *testing.T) {
 		if err := os.Mkdir(locked, 0o500); err != nil {
 			t.Fatal(err)
 		}
-		if got := d.findings("working directory", "WRKTALK_AGENT_COMPOSE_WORKING_DIR="+filepath.Join(locked, "work")); got[0].Result != checkFail || !strings.Contains(got[0].Text, "compose.working_dir") {
+		if got := d.findings("working directory", "WRKTALK_AGENT_COMPOSE_WORKING_DIR="+filepath.Join(locked, "work")); got[0].Result != operator.CheckFailed || !strings.Contains(got[0].Text, "compose.working_dir") {
 			t.Errorf("a directory of another user: %+v", got)
 		}
 	}
@@ -64,19 +68,23 @@ func TestCheckLooksAtTheWorkingDirectory(t *testing.T) {
 // wrktalk-deploy gets what Docker and Kubernetes clients need, and nothing of
 // the database's.
 func TestDeployEnvironmentHoldsNothingOfTheDatabase(t *testing.T) {
-	got := deployEnv([]string{"PATH=/bin", "PGPASSFILE=f", "PGOPTIONS=o", "WRKTALK_AGENT_DB_PASSWORD=p", "DOCKER_HOST=d"})
-	if strings.Join(got, " ") != "PATH=/bin DOCKER_HOST=d" {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := deployEnv([]string{"PATH=/bin", "PGPASSFILE=f", "PGOPTIONS=o", "WRKTALK_AGENT_DB_PASSWORD=p", "DOCKER_HOST=d", "KUBECONFIG=/a:b::/c/../d"})
+	if strings.Join(got, " ") != "PATH=/bin DOCKER_HOST=d KUBECONFIG=/a:"+here+"/b::/d" {
 		t.Errorf("kept: %q", got)
 	}
 }
 
 // A flag of the other kind of release names the right one.
 func TestPushRefusesWhatTheReleaseCannotUse(t *testing.T) {
-	d := &desk{t: t, dir: t.TempDir()}
+	d := &operatorEnv{t: t, dir: t.TempDir()}
 	for _, c := range []struct{ deployment, flag, want string }{
 		{"docker", "--values", "--env FILE"}, {"kubernetes", "--env", "--values FILE"},
 	} {
-		var out, complaint output
+		var out, complaint testenv.Output
 		a := d.app(&out, &complaint, "WRKTALK_AGENT_DEPLOYMENT_TYPE="+c.deployment)
 		code := a.main([]string{"push", d.dir, "--version", "1.0.0", c.flag, "/dev/null"})
 		if code != exitUsage || !strings.Contains(complaint.String(), c.want) {

@@ -3,20 +3,28 @@ package main
 import (
 	"fmt"
 	"text/tabwriter"
+
+	"github.com/spf13/cobra"
 )
 
-// runConfig is `wrktalk-agent config`.
-func runConfig(a *app, args []string) error {
-	fs := a.flags()
-	a.outputFlag(fs)
-	if _, err := a.parse(fs, args, 0, 0); err != nil {
-		return err
+// configCommand is `wrktalk-agent config`.
+func configCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use: "config", Short: "show every setting, its value and where it comes from", Args: arguments(0, 0),
+		RunE: func(*cobra.Command, []string) error { return a.showConfig() },
 	}
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) showConfig() error {
 	cfg, err := a.config()
 	if err != nil {
 		return err
 	}
-	a.warn(cfg)
+	for _, w := range cfg.Warnings() {
+		fmt.Fprintf(a.stderr, "%s: warning: %s\n", a.prefix(), w)
+	}
 	if a.output == "json" {
 		return a.printJSON(cfg.Settings())
 	}

@@ -2,69 +2,74 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/wrktalk/wrktalk-agent/internal/config"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 )
 
-// runDeploy is `wrktalk-agent deploy`.
-func runDeploy(a *app, args []string) error { return a.ask(args, task.KindDeploy, 1) }
+// taskFlags are the flags of the commands that create a task.
+type taskFlags struct {
+	at   string
+	wait bool
+}
 
-// runRollback is `wrktalk-agent rollback`.
-func runRollback(a *app, args []string) error { return a.ask(args, task.KindRollback, 0) }
+func (f *taskFlags) register(a *app, c *cobra.Command) {
+	a.outputFlag(c)
+	c.Flags().StringVar(&f.at, "at", "", "not before this `time`: 2026-11-23T22:00:00Z, 2026-11-23 22:00, 22:00 or +30m")
+	c.Flags().BoolVar(&f.wait, "wait", false, "follow the task to its end; exit code 1 when it fails")
+}
 
-// ask adds a task of the given kind and, with --wait, follows it to its end.
-func (a *app) ask(args []string, kind task.Kind, least int) error {
-	fs := a.flags()
-	a.outputFlag(fs)
-	at := fs.String("at", "", "not before this `time`: 2026-11-23T22:00:00Z, 2026-11-23 22:00, 22:00 or +30m")
-	wait := fs.Bool("wait", false, "follow the task to its end; exit code 1 when it fails")
-	offline, env := new(bool), new(string)
-	if kind == task.KindRollback {
-		offline = fs.Bool("offline", false, "do without the database, which is told of it later: on the agent's host, from what is kept there")
-		env = fs.String("env", "", "with --offline, the .env `file` that the release needs (Compose)")
+// deployCommand is `wrktalk-agent deploy`.
+func deployCommand(a *app) *cobra.Command {
+	var flags taskFlags
+	c := &cobra.Command{
+		Use: "deploy VERSION", Short: "ask for a release to be deployed; --wait follows it", Args: arguments(1, 1),
+		Example: "  wrktalk-agent deploy 2.5.0 --wait\n  wrktalk-agent deploy 2.5.0 --at 22:00",
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.createTask(task.KindDeploy, args[0], flags)
+		},
 	}
-	rest, err := a.parse(fs, args, least, 1)
-	if err != nil {
-		return err
-	}
-	switch {
-	case *offline && *at != "":
-		return usagef("--offline and --at exclude each other: what waits for a time is kept in the database")
-	case *offline:
-		return a.rollbackOffline(rest, *env, *wait)
-	case *env != "":
-		return usagef("--env goes with --offline: otherwise the env comes from the database")
-	}
+	flags.register(a, c)
+	return c
+}
+
+// createTask adds a task of the given kind and, with --wait, follows it to its
+// end. No version is the previous release.
+func (a *app) createTask(kind task.Kind, version string, flags taskFlags) error {
 	t := taskdb.NewTask{Kind: kind}
-	if *at != "" {
-		due, err := parseTime(*at, time.Now())
+	if flags.at != "" {
+		now := time.Now()
+		due, err := parseTime(flags.at, now)
 		if err != nil {
 			return usageError{err}
 		}
+		if due.Before(now.Add(-time.Minute)) { // a time given to the minute is of this minute
+			return usagef("--at %s is in the past (it is %s now): leave --at out to begin at once, or give a time to come",
+				due.Local().Format("2006-01-02 15:04:05 MST"), now.Format("15:04:05"))
+		}
 		t.At = &due
 	}
-	cfg, err := a.config()
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	db, err := a.database(ctx, cfg)
-	if err != nil {
-		return usageError{err}
-	}
-	defer db.Close()
-	version := "the previous release"
-	if len(rest) > 0 {
-		artifact, err := findArtifact(ctx, db, cfg, rest[0])
+	return a.withDatabase(func(ctx context.Context, db *taskdb.DB, cfg *config.Config) error {
+		return a.addTask(ctx, db, cfg, t, version, flags.wait)
+	})
+}
+
+// addTask adds t, for the release that a person named by version, and with wait
+// follows it to its end.
+func (a *app) addTask(ctx context.Context, db *taskdb.DB, cfg *config.Config, t taskdb.NewTask, version string, wait bool) error {
+	if version == "" {
+		if err := client(cfg, db).CheckRollback(ctx); err != nil {
+			return err
+		}
+		version = "the previous release"
+	} else {
+		artifact, err := client(cfg, db).FindVersion(ctx, version)
 		if err != nil {
 			return err
 		}
@@ -74,39 +79,25 @@ func (a *app) ask(args []string, kind task.Kind, least int) error {
 	if err != nil {
 		return err
 	}
-	if *wait {
-		return a.follow(ctx, db, cfg, id, version)
+	if wait {
+		return a.follow(ctx, client(cfg, db), id, version)
 	}
 	if a.output == "json" {
-		return a.printTask(ctx, db, id)
+		row, err := db.Task(ctx, id)
+		if err != nil {
+			return err
+		}
+		return a.printJSON(row)
 	}
 	when := ""
 	if t.At != nil {
 		when = ", due at " + t.At.Local().Format("2006-01-02 15:04:05 MST")
 	}
-	fmt.Fprintf(a.stdout, "asked for %s of %s: task %s%s\n", kind, version, id, when)
+	fmt.Fprintf(a.stdout, "asked for %s of %s: task %s%s\n", t.Kind, version, id, when)
 	return nil
 }
 
-// findArtifact finds the release a person named by version.
-func findArtifact(ctx context.Context, db *taskdb.DB, cfg *config.Config, version string) (*taskdb.Artifact, error) {
-	chart := cfg.Agent.DeploymentType.ChartType()
-	a, err := db.ArtifactByVersion(ctx, chart, version)
-	if errors.Is(err, taskdb.ErrNotFound) {
-		return nil, fmt.Errorf("the database holds no %s release of version %q: store it with wrktalk-agent push FILE --version %s", chart, version, version)
-	}
-	return a, err
-}
-
-func (a *app) printTask(ctx context.Context, db *taskdb.DB, id task.ID) error {
-	row, err := db.Task(ctx, id)
-	if err != nil {
-		return err
-	}
-	return a.printJSON(row)
-}
-
-// parseTime understands what people type for a time; what names no zone is
+// parseTime understands what people type for a time. A time without a zone is
 // local, and a time of day without a date is the next one.
 func parseTime(s string, now time.Time) (time.Time, error) {
 	if after, ok := strings.CutPrefix(s, "+"); ok {

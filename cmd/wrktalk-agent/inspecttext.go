@@ -7,80 +7,15 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/wrktalk/wrktalk-agent/internal/staging"
-	"github.com/wrktalk/wrktalk-agent/notifier"
+	"github.com/wrktalk/wrktalk-agent/operator"
 )
 
 // shownEvents is how many events of each task an overview shows.
 const shownEvents = 3
 
-// next says who does what with a directory, and when.
-func (i *inspector) next(r *taskReport) string {
-	running := func(role staging.Role, now, later string) string {
-		if i.running[role] {
-			return "the " + string(role) + " " + now
-		}
-		return "nobody: the " + string(role) + " is not running; when it starts it " + later
-	}
-	switch r.State {
-	case staging.Tmp:
-		return running(staging.Fetcher, "is staging it",
-			"asks the database whether the claim still holds, and stages it anew or shreds it")
-	case staging.Ready:
-		return running(staging.Runner, "takes it as soon as it is free", "takes it, unless its claim was lost meanwhile")
-	case staging.Running:
-		later := "confirms the claim and deploys it again"
-		switch {
-		case r.Outcome != nil:
-			later = "records the outcome in the database"
-		case r.Attempts >= i.attempts:
-			later = fmt.Sprintf("repairs what is half done and records it as failed: %d of %d attempts were made", r.Attempts, i.attempts)
-		case r.Cancel != nil:
-			later = "restores what served before and records it as cancelled"
-		}
-		now := "is deploying it"
-		switch {
-		case r.Outcome != nil:
-			now = "is recording the outcome in the database, for as long as that takes"
-		case r.Cancel != nil:
-			now = "is giving it up, as an operator asked"
-		}
-		return running(staging.Runner, now, later)
-	case staging.Done:
-		return running(staging.Notifier, i.nextMail(r.Mail), "goes on with the mail")
-	case staging.Trash:
-		return running(staging.Notifier, "or the runner is shredding it", "shreds it")
-	default:
-		return "you: read the reason, look at what serves, then remove the directory; the task itself was ended or is taken up again when its lease runs out"
-	}
-}
-
-// nextMail says what the notifier does next about a task.
-func (i *inspector) nextMail(l *notifier.Ledger) string {
-	if l == nil {
-		return "finds out whom to tell"
-	}
-	if l.Settled() {
-		if i.keep > 0 {
-			return fmt.Sprintf("keeps it: the last %d are kept (staging.keep)", i.keep)
-		}
-		return "shreds it"
-	}
-	var first time.Time
-	for _, d := range l.Deliveries {
-		if d.State == notifier.StatePending && (first.IsZero() || d.NextTry.Before(first)) {
-			first = d.NextTry
-		}
-	}
-	if wait := first.Sub(i.now); wait > time.Second {
-		return fmt.Sprintf("tries the mail again in %s, at %s", wait.Round(time.Second), clock(first))
-	}
-	return "is sending the mail"
-}
-
-// print shows the inspection to a person: everything about one task, or the
-// essential about all.
-func (r *inspection) print(w io.Writer, whole bool, now time.Time) error {
+// printInspection shows an inspection to a person: everything about one task, or
+// the essential about all.
+func printInspection(w io.Writer, r *operator.Inspection, whole bool, now time.Time) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Staging directory %s\n", r.Dir)
 	for _, c := range r.Components {
@@ -99,30 +34,30 @@ func (r *inspection) print(w io.Writer, whole bool, now time.Time) error {
 		}
 		fmt.Fprintf(&b, "\n%s/  %s (%s)\n", s.State, count, s.Meaning)
 		for _, t := range s.Tasks {
-			t.print(&b, whole, now)
+			printTask(&b, &t, whole, now)
 		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-func (t *taskReport) print(b *strings.Builder, whole bool, now time.Time) {
+func printTask(b *strings.Builder, t *operator.TaskReport, whole bool, now time.Time) {
 	fmt.Fprintf(b, "\n  %s\n", t.Name)
 	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	row := func(key, format string, args ...any) {
 		fmt.Fprintf(tw, "    %s\t%s\n", key, fmt.Sprintf(format, args...))
 	}
 	if m := t.Manifest; m != nil {
-		row("task", "%s, %s of %s", m.TaskID, m.Kind, orDash(m.Release.Version))
-		row("claim", "%s (due %s, claimed %s%s)", m.Token, clock(m.DueAt), clock(m.ClaimedAt), lateText(m.Late))
+		row("task", "%s, %s of %s", m.TaskID, m.Kind, operator.OrDash(m.Release.Version))
+		row("claim", "%s (due %s, claimed %s%s)", m.Token, operator.Clock(m.DueAt), operator.Clock(m.ClaimedAt), lateText(m.ClaimDelay))
 		if m.Offline {
 			row("asked for", "on this host, without the database")
 		}
 		if m.TakenOver {
 			row("taken over", "from an agent whose lease had run out: the release may be half applied")
 		}
-		if m.Refusal != "" {
-			row("refused", "%s", m.Refusal)
+		if m.Rejection != "" {
+			row("refused", "%s", m.Rejection)
 		} else if m.Release.SHA256 != "" {
 			row("release", "%s, artifact %s, %d bytes, sha256 %.12s", m.Release.ChartType, m.Release.ArtifactID, m.Release.Bytes, m.Release.SHA256)
 		}
@@ -138,13 +73,13 @@ func (t *taskReport) print(b *strings.Builder, whole bool, now time.Time) {
 		row("attempts", "%d", t.Attempts)
 	}
 	if t.Cancel != nil {
-		row("cancel", "asked for by an operator: %s", orDash(*t.Cancel))
+		row("cancel", "asked for by an operator: %s", operator.OrDash(*t.Cancel))
 	}
 	if o := t.Outcome; o != nil {
-		row("outcome", "%s", outcomeText(*o))
-		row("serves", "%s", orDash(o.Serving))
+		row("outcome", "%s", operator.OutcomeText(*o))
+		row("serves", "%s", operator.OrDash(o.Serving))
 	}
-	t.printMail(row)
+	printMail(t.Messages, row)
 	if t.Reason != "" {
 		row("reason", "%s", t.Reason)
 	}
@@ -166,17 +101,17 @@ func (t *taskReport) print(b *strings.Builder, whole bool, now time.Time) {
 }
 
 // printMail shows what became of the mail to each recipient.
-func (t *taskReport) printMail(row func(key, format string, args ...any)) {
-	if t.Mail == nil {
+func printMail(m *operator.Mail, row func(key, format string, args ...any)) {
+	if m == nil {
 		return
 	}
-	if t.Mail.Note != "" {
-		row("mail", "%s", t.Mail.Note)
+	if m.Note != "" {
+		row("mail", "%s", m.Note)
 	}
-	for _, d := range t.Mail.Deliveries {
+	for _, d := range m.Deliveries {
 		text := fmt.Sprintf("%s: %s after %d attempt(s)", d.Address, d.State, d.Attempts)
-		if d.State == notifier.StatePending && d.Attempts > 0 {
-			text += ", next try " + clock(d.NextTry)
+		if d.Pending && d.Attempts > 0 {
+			text += ", next try " + operator.Clock(d.NextTry)
 		}
 		if d.LastError != "" {
 			text += ": " + d.LastError
@@ -190,12 +125,4 @@ func lateText(late time.Duration) string {
 		return ""
 	}
 	return fmt.Sprintf(", %s late", late.Round(time.Second))
-}
-
-// clock shows a time to a person; zero is unknown.
-func clock(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	return t.Local().Format("2006-01-02 15:04:05")
 }

@@ -1,18 +1,20 @@
 // Command wrktalk-agent claims deployment tasks from the customer's PostgreSQL,
 // has them deployed, and tells the administrators. See README.md.
 //
-// Each command lives in a file of its own name; app.go holds what they share.
+// Each command lives in a file of its own name; app.go holds what they share,
+// arguments.go and help.go what is the same in every command line. What the
+// commands know, package operator finds out; here are flags, printing and wiring.
 package main
 
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
-	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/spf13/cobra"
+
+	"github.com/wrktalk/wrktalk-agent/operator"
 )
 
 // Exit codes.
@@ -22,34 +24,12 @@ const (
 	exitUsage  = 2 // wrong usage or configuration
 )
 
-// command is one word after wrktalk-agent.
-type command struct {
-	name    string
-	args    string // synopsis of the arguments
-	summary string // one line
-	run     func(a *app, args []string) error
-}
-
-// commands lists what wrktalk-agent can do, in the order help shows it.
-func commands() []command {
-	return []command{
-		{"run", "", "supervise fetcher, runner and notifier: the agent as a service", runSupervisor},
-		{"check", "", "check configuration, database, schema, engine, mail and staging", runCheck},
-		{"push", "FILE --version V", "store a release (tar.gz, directory or Compose file) in the database", runPush},
-		{"deploy", "VERSION", "ask for a release to be deployed; --wait follows it", runDeploy},
-		{"rollback", "[VERSION]", "ask for the previous release, or the one named, to serve again", runRollback},
-		{"status", "", "show what serves, what runs, what waits and what came of the last tasks", runStatus},
-		{"logs", "[TASK]", "show what Helm or Compose says about a task; --follow while it says it", runLogs},
-		{"inspect", "[TASK]", "explain what lies in the staging directory, and who acts next", runInspect},
-		{"cancel", "TASK", "cancel a task that is pending or running", runCancel},
-		{"config", "", "show every setting, its value and where it comes from", runConfig},
-		{"migrate", "", "add the agent's own schema; --create for an empty database, --down to remove", runMigrate},
-		{"notify-test", "ADDRESS", "send a test mail with the settings in the database", runNotifyTest},
-		{"version", "", "show the version", runVersion},
-		{"fetcher", "", "run this component alone, in the foreground", runFetcher},
-		{"runner", "", "run this component alone, in the foreground", runRunner},
-		{"notifier", "", "run this component alone, in the foreground", runNotifier},
-	}
+// commands are what wrktalk-agent can do, in the order help shows it.
+var commands = []func(*app) *cobra.Command{
+	runCommand, checkCommand, pushCommand, deployCommand, rollbackCommand, statusCommand, logsCommand, inspectCommand,
+	cancelCommand, forgetCommand, healthCommand, configCommand, migrateCommand, setupCommand, notifyTestCommand, versionCommand,
+	componentCommand("fetcher", (*app).runFetcher), componentCommand("runner", (*app).runRunner),
+	componentCommand("notifier", (*app).runNotifier),
 }
 
 // usageError is wrong usage or configuration: exit code 2.
@@ -60,71 +40,100 @@ func (u usageError) Unwrap() error { return u.error }
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // errSilent makes the exit code 1 without another line: what went wrong has
-// been shown already.
-var errSilent = errors.New("failed")
+// been shown already. errSilentUsage is the same for wrong usage.
+var (
+	errSilent      = errors.New("failed")
+	errSilentUsage = usageError{errSilent}
+)
 
 func main() {
-	a := &app{environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, euid: os.Geteuid()}
+	a := &app{environ: os.Environ(), stdin: os.Stdin, stdout: os.Stdout, stderr: journalled(os.Stderr, os.Environ()), euid: os.Geteuid()}
 	os.Exit(a.main(os.Args[1:]))
 }
 
 // main runs the command that args name and returns the exit code.
 func (a *app) main(args []string) int {
-	if len(args) == 0 {
-		help(a.stderr)
-		return exitUsage
+	root := rootCommand(a)
+	root.SetArgs(normalise(root, args))
+	c, err := root.ExecuteC()
+	if c != root {
+		a.command = c.Name()
 	}
-	name := args[0]
-	switch name {
-	case "help", "--help", "-h", "-help":
-		help(a.stdout)
-		return exitDone
-	case "--version", "-version":
-		name = "version"
+	return a.report(err)
+}
+
+func init() { cobra.EnableCommandSorting = false } // the order is that of a release's life
+
+// rootCommand is the whole command line.
+func rootCommand(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use: "wrktalk-agent COMMAND", Short: "deploy the releases that a PostgreSQL database asks for",
+		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
+		// Else cobra explains unknown commands itself, in several lines, or flags first.
+		Args: cobra.ArbitraryArgs, FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true},
+		PersistentPreRun: func(c *cobra.Command, _ []string) { a.command = c.Name() },
+		RunE:             func(c *cobra.Command, args []string) error { return noSuchCommand(a, c, args) },
 	}
-	for _, c := range commands() {
-		if c.name == name {
-			a.command = c
-			return a.report(c.run(a, args[1:]))
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetHelpFunc(func(c *cobra.Command, _ []string) { printHelp(a.stdout, c) })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usagef("%w; see %s --help", err, c.CommandPath())
+	})
+	fs := root.PersistentFlags()
+	fs.StringVar(&a.configFile, "config", "", "read this configuration `file`")
+	fs.StringArrayVar(&a.sets, "set", nil, "set one `section.key=value` of the configuration; may be repeated")
+	for _, command := range commands {
+		root.AddCommand(command(a))
+	}
+	root.SetHelpCommand(helpCommand(a, root))
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Short = "print the completion script of a shell"
+			c.Args = cobra.ArbitraryArgs
+			c.RunE = func(*cobra.Command, []string) error {
+				return usagef("which shell? see wrktalk-agent completion --help; usage: wrktalk-agent completion bash, zsh, fish or powershell")
+			}
 		}
 	}
-	fmt.Fprintf(a.stderr, "wrktalk-agent: there is no command %q; see wrktalk-agent help\n", name)
-	return exitUsage
+	return root
+}
+
+// noSuchCommand is what the root does: without arguments it shows its help.
+func noSuchCommand(a *app, root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		printHelp(a.stderr, root)
+		return errSilentUsage
+	}
+	a.command = ""
+	meant := ""
+	if names := root.SuggestionsFor(args[0]); len(names) > 0 {
+		meant = fmt.Sprintf(" (did you mean %s?)", strings.Join(names, " or "))
+	}
+	return usagef("there is no command %q%s; see wrktalk-agent help", args[0], meant)
 }
 
 // report shows an error, one line per problem, and returns its exit code.
 func (a *app) report(err error) int {
-	var usage usageError
-	switch {
-	case err == nil, errors.Is(err, errHelp):
+	if err == nil {
 		return exitDone
-	case errors.Is(err, errSilent):
-		return exitFailed
 	}
-	text := err.Error()
-	if advice := taskdb.Explain(err); advice != "" && !strings.Contains(text, advice) {
-		text += ": " + advice
+	code := exitFailed
+	var usage usageError
+	var name *operator.NameError
+	if errors.As(err, &usage) || errors.As(err, &name) {
+		code = exitUsage
 	}
-	for line := range strings.Lines(text) {
-		fmt.Fprintf(a.stderr, "wrktalk-agent %s: %s\n", a.command.name, strings.TrimSpace(line))
+	if errors.Is(err, errSilent) {
+		return code
 	}
-	if errors.As(err, &usage) {
-		return exitUsage
+	for line := range strings.Lines(operator.Explain(err)) {
+		fmt.Fprintf(a.stderr, "%s: %s\n", a.prefix(), strings.TrimSpace(line))
 	}
-	return exitFailed
+	return code
 }
 
-func help(w io.Writer) {
-	fmt.Fprint(w, "wrktalk-agent deploys the releases that its PostgreSQL database asks for.\n\nUsage: wrktalk-agent COMMAND [arguments]\n\n")
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, c := range commands() {
-		fmt.Fprintf(tw, "  %s %s\t%s\n", c.name, c.args, c.summary)
-	}
-	tw.Flush()
-	fmt.Fprint(w, `
-Every command takes --config FILE (default: WRKTALK_AGENT_CONFIG, then
-/etc/wrktalk-agent/config.toml if it is there) and --set section.key=value.
-wrktalk-agent COMMAND --help shows its flags. Exit codes: 0 done, 1 failed,
-2 wrong usage or configuration.
-`)
-}
+// prefix begins each line on standard error.
+func (a *app) prefix() string { return strings.TrimSpace("wrktalk-agent " + a.command) }

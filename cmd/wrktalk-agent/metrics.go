@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/wrktalk/wrktalk-agent/internal/agentdir"
 	"github.com/wrktalk/wrktalk-agent/internal/config"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/version"
@@ -23,15 +24,15 @@ func newMetrics(cfg *config.Config, components func() []supervisor.Status) *metr
 	return metrics.New(metrics.Options{
 		Version: v.Version, GoVersion: v.Go,
 		Components: components,
-		Staging:    func() (metrics.Staging, error) { return lookAtStaging(cfg.Staging.Dir, walkLimit) },
+		Staging:    func() (metrics.Staging, error) { return countStaging(cfg.Staging.Dir, walkLimit) },
 	})
 }
 
 var errSlow = errors.New("count the files in the staging directory: it takes too long")
 
-// lookAtStaging counts what lies in the staging directory, while others work
+// countStaging counts what lies in the staging directory, while others work
 // in it; the bytes are -1 when that takes longer than limit.
-func lookAtStaging(path string, limit time.Duration) (metrics.Staging, error) {
+func countStaging(path string, limit time.Duration) (metrics.Staging, error) {
 	s := metrics.Staging{Tasks: map[string]int{}}
 	dir, err := staging.Open(path, staging.Reader)
 	if err != nil {
@@ -47,7 +48,7 @@ func lookAtStaging(path string, limit time.Duration) (metrics.Staging, error) {
 	}
 	deadline := time.Now().Add(limit)
 	err = filepath.WalkDir(path, func(_ string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
+		if err == nil && e.Type().IsRegular() && e.Name() != agentdir.Marker {
 			var info fs.FileInfo
 			if info, err = e.Info(); err == nil {
 				s.Bytes += info.Size()

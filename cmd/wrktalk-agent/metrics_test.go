@@ -11,7 +11,7 @@ import (
 
 func TestStagingIsCountedByStateAndByte(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "staging")
-	if _, err := lookAtStaging(path, time.Minute); err == nil {
+	if _, err := countStaging(path, time.Minute); err == nil {
 		t.Error("a directory that is not there is counted")
 	}
 	dir, err := staging.Open(path, staging.Fetcher)
@@ -34,14 +34,14 @@ func TestStagingIsCountedByStateAndByte(t *testing.T) {
 	if err := os.Symlink(filepath.Dir(outside), filepath.Join(path, "ready", "a", "link")); err != nil {
 		t.Fatal(err)
 	}
-	s, err := lookAtStaging(path, time.Minute)
+	s, err := countStaging(path, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.Bytes != 1023 || len(s.Tasks) != len(staging.States) || s.Tasks["ready"] != 2 || s.Tasks["quarantine"] != 1 || s.Tasks["running"] != 0 {
 		t.Errorf("counted %+v", s)
 	}
-	if s, err := lookAtStaging(path, -time.Second); err != nil || s.Bytes != -1 || s.Tasks["ready"] != 2 {
+	if s, err := countStaging(path, -time.Second); err != nil || s.Bytes != -1 || s.Tasks["ready"] != 2 {
 		t.Errorf("out of time, counted %+v, %v", s, err)
 	}
 }

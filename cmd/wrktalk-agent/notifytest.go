@@ -4,37 +4,38 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/wrktalk/wrktalk-agent/notifier"
+	"github.com/spf13/cobra"
+
+	"github.com/wrktalk/wrktalk-agent/notifier/smtp"
 )
 
-// runNotifyTest is `wrktalk-agent notify-test`.
-func runNotifyTest(a *app, args []string) error {
-	fs := a.flags()
-	a.outputFlag(fs)
-	rest, err := a.parse(fs, args, 1, 1)
-	if err != nil {
-		return err
+// notifyTestCommand is `wrktalk-agent notify-test`.
+func notifyTestCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use: "notify-test ADDRESS", Short: "send a test mail with the settings in the database", Args: arguments(1, 1),
+		RunE: func(_ *cobra.Command, args []string) error { return a.notifyTest(args[0]) },
 	}
-	cfg, err := a.config()
-	if err != nil {
-		return err
-	}
+	a.outputFlag(c)
+	return c
+}
+
+func (a *app) notifyTest(address string) error {
 	ctx := context.Background()
-	db, err := a.database(ctx, cfg)
+	cfg, db, err := a.configured(ctx)
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	defer db.Close()
-	settings, err := newBook(db, cfg).MailSettings(ctx)
+	settings, err := db.MailSettings(ctx, deploymentOf(cfg).target)
 	if err != nil {
 		return err
 	}
-	if err := notifier.SendTest(ctx, settings, transport(cfg), origin(cfg), rest[0]); err != nil {
+	if err := smtp.SendTest(ctx, settings, transport(cfg), origin(cfg), address); err != nil {
 		return err
 	}
 	if a.output == "json" {
-		return a.printJSON(map[string]any{"accepted": true, "server": settings.Host, "recipient": rest[0]})
+		return a.printJSON(map[string]any{"accepted": true, "server": settings.Host, "recipient": address})
 	}
-	fmt.Fprintf(a.stdout, "%s accepted a test mail to %s\n", settings.Host, rest[0])
+	fmt.Fprintf(a.stdout, "%s accepted a test mail to %s\n", settings.Host, address)
 	return nil
 }

@@ -1,203 +1,182 @@
 package main
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
-	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/spf13/cobra"
+
+	"github.com/wrktalk/wrktalk-agent/internal/config"
+	"github.com/wrktalk/wrktalk-agent/internal/platform"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/operator"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
-// runPush is `wrktalk-agent push`.
-func runPush(a *app, args []string) error {
-	fs := a.flags()
-	a.outputFlag(fs)
-	version := fs.String("version", "", "the release's `version`, such as 2.5.0 (required)")
-	values := fs.String("values", "", "the release's values.yaml `file` (Helm)")
-	env := fs.String("env", "", "the release's .env `file` (Compose)")
-	rest, err := a.parse(fs, args, 1, 1)
-	if err != nil {
-		return err
+// pushFlags are the flags of push.
+type pushFlags struct {
+	version string
+	texts   map[platform.Text]*string // files
+}
+
+// pushCommand is `wrktalk-agent push`.
+func pushCommand(a *app) *cobra.Command {
+	flags := pushFlags{texts: map[platform.Text]*string{}}
+	c := &cobra.Command{
+		Use: "push FILE --version V", Short: "store a release (tar.gz, directory or Compose file) in the database", Args: arguments(1, 1),
+		Example: "  wrktalk-agent push ./release --version 2.5.0 --env prod.env",
+		RunE:    func(_ *cobra.Command, args []string) error { return a.push(args[0], flags) },
 	}
-	if *version == "" {
+	a.outputFlag(c)
+	c.Flags().StringVar(&flags.version, "version", "", "the release's `version`, such as 2.5.0 (required)")
+	for _, text := range []platform.Text{platform.Values, platform.Env} {
+		flags.texts[text] = c.Flags().String(text.Flag, "", fmt.Sprintf("the release's %s `file` (%s)", text.File, platform.Names(text.UsedBy())))
+	}
+	return c
+}
+
+func (a *app) push(path string, flags pushFlags) (err error) {
+	if flags.version == "" {
 		return usagef("--version is missing: name the release's version")
+	}
+	if err := operator.CheckVersion(flags.version); err != nil {
+		return usagef("--version %w", err)
 	}
 	cfg, err := a.config()
 	if err != nil {
 		return err
 	}
-	switch {
-	case *values != "" && cfg.Agent.DeploymentType == task.DeploymentDocker:
-		return usagef("--values is for Helm releases, and agent.deployment_type is docker: give a Compose release its .env with --env FILE")
-	case *env != "" && cfg.Agent.DeploymentType == task.DeploymentKubernetes:
-		return usagef("--env is for Compose releases, and agent.deployment_type is kubernetes: give a Helm release its values with --values FILE")
+	p := deploymentOf(cfg).Platform
+	for text, file := range flags.texts {
+		if *file != "" && text != p.Text {
+			return usagef("--%s is for %s releases, and agent.deployment_type is %s: give a %s release its %s with --%s FILE",
+				text.Flag, platform.Names(text.UsedBy()), p.Type, p.Name, p.Text.Name, p.Text.Flag)
+		}
 	}
-	release := taskdb.NewArtifact{Version: *version, ChartType: cfg.Agent.DeploymentType.ChartType()}
-	if release.Env, err = optionalFile(*env); err != nil {
+	release := taskdb.NewArtifact{Version: flags.version, ChartType: p.Chart}
+	if release.Env, err = optionalFile(platform.Env.Flag, *flags.texts[platform.Env], taskdb.MaxEnv); err != nil {
 		return err
 	}
-	if release.Values, err = optionalFile(*values); err != nil {
+	if release.Values, err = optionalFile(platform.Values.Flag, *flags.texts[platform.Values], taskdb.MaxValues); err != nil {
 		return err
 	}
-	archive, cleanup, err := openRelease(rest[0])
+	ctx, stop := interruptible()
+	defer stop()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = fmt.Errorf("interrupted: %s was not stored", path)
+		}
+	}()
+	archive, err := operator.OpenArchive(ctx, path, p)
 	if err != nil {
-		return fmt.Errorf("read release %s: %w", rest[0], err)
+		return fmt.Errorf("read release %s: %w", path, err)
 	}
-	defer cleanup()
-	if release.SHA256, release.Size, err = sum(archive); err != nil {
-		return fmt.Errorf("read release %s: %w", rest[0], err)
+	defer archive.Close()
+	for _, note := range archive.Notes {
+		fmt.Fprintf(a.stderr, "%s: %s\n", a.prefix(), note)
 	}
-	release.Data = archive
+	if err := a.checkRelease(ctx, cfg, archive, flags); err != nil {
+		return fmt.Errorf("%s was not stored: %w", path, err)
+	}
+	release.Data, release.Size, release.SHA256 = archive, archive.Size, archive.SHA256
 
-	ctx := context.Background()
 	db, err := a.database(ctx, cfg)
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	defer db.Close()
-	id, err := db.Push(ctx, release)
+	id, stored, err := a.store(ctx, client(cfg, db), release)
 	if err != nil {
 		return err
 	}
 	if a.output == "json" {
 		return a.printJSON(map[string]any{
 			"artifact_id": id, "release_version": release.Version, "chart_type": release.ChartType,
-			"bytes": release.Size, "sha256": release.SHA256,
+			"bytes": release.Size, "sha256": release.SHA256, "stored": stored,
 		})
 	}
-	fmt.Fprintf(a.stdout, "stored %s release %s: %d bytes, artifact %s\n", release.ChartType, release.Version, release.Size, id)
+	what := "stored %s release %s: %d bytes, artifact %s\n"
+	if !stored {
+		what = "%s release %s exists already with the same content: %d bytes, artifact %s\n"
+	}
+	fmt.Fprintf(a.stdout, what, release.ChartType, release.Version, release.Size, id)
 	return nil
 }
 
-func optionalFile(path string) (*string, error) {
+// store stores the release, unless that very one is stored already.
+func (a *app) store(ctx context.Context, c *operator.Client, release taskdb.NewArtifact) (id string, stored bool, err error) {
+	former, err := c.DB.ArtifactByVersion(ctx, release.ChartType, release.Version)
+	same := func(a, b *string) bool { return (a == nil) == (b == nil) && (a == nil || *a == *b) }
+	switch {
+	case errors.Is(err, taskdb.ErrNotFound):
+	case err != nil:
+		return "", false, err
+	case former.SHA256 == release.SHA256 && same(former.Env, release.Env) && same(former.Values, release.Values):
+		return former.ID, false, nil
+	default:
+		fmt.Fprintf(a.stderr, "%s: warning: version %s exists already with other content (artifact %s of %s): from now on deploy %s takes the new one\n",
+			a.prefix(), release.Version, former.ID, operator.Clock(timeOf(former.CreatedAt)), release.Version)
+	}
+	id, err = c.DB.Push(ctx, release)
+	return id, true, err
+}
+
+// checkRelease refuses a release that the agent would refuse.
+func (a *app) checkRelease(ctx context.Context, cfg *config.Config, archive *operator.Archive, flags pushFlags) error {
+	d := deploymentOf(cfg)
+	check := operator.ReleaseCheck{Limits: unpackLimits(cfg), Env: deployEnv(a.environ)}
+	check.Job = protocol.Job{Schema: protocol.Schema, Action: protocol.ActionDeploy, Settings: d.settings}
+	check.Job.Release = protocol.Release{Version: flags.version, SHA256: archive.SHA256}
+	for text, file := range map[platform.Text]*string{platform.Env: &check.Job.Release.EnvFile, platform.Values: &check.Job.Release.ValuesFile} {
+		if name := *flags.texts[text]; name != "" {
+			abs, err := filepath.Abs(name)
+			if err != nil {
+				return err
+			}
+			*file = abs
+		}
+	}
+	program, missing := deployProgram()
+	check.Program = program
+	if err := check.Run(ctx, archive); err != nil {
+		return err
+	}
+	if missing != nil {
+		fmt.Fprintf(a.stderr, "%s: warning: only the archive was checked, not what is in it: %v\n", a.prefix(), missing)
+	}
+	return nil
+}
+
+func timeOf(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}
+
+// optionalFile reads the file that a flag names, nil for none. Only of a file that is
+// no larger than limit, in bytes, all is read.
+func optionalFile(flag, path string, limit int64) (*string, error) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read --%s: %w", flag, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read --%s: %w", flag, err)
+	case int64(len(data)) > limit:
+		return nil, fmt.Errorf("read --%s: %s is larger than %d MiB, which is the most that can be deployed", flag, path, limit>>20)
 	}
 	text := string(data)
 	return &text, nil
-}
-
-// openRelease opens the archive at path; a directory, or a single Compose file,
-// is packed into one first. The caller calls cleanup.
-func openRelease(path string) (archive *os.File, cleanup func(), err error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	ext := strings.ToLower(filepath.Ext(path))
-	if !info.IsDir() && ext != ".yaml" && ext != ".yml" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := isGzip(f); err != nil {
-			f.Close()
-			return nil, nil, err
-		}
-		return f, func() { f.Close() }, nil
-	}
-	f, err := os.CreateTemp("", "wrktalk-push-*.tar.gz")
-	if err != nil {
-		return nil, nil, err
-	}
-	cleanup = func() { f.Close(); os.Remove(f.Name()) }
-	if err := pack(f, path, info); err != nil {
-		cleanup()
-		return nil, nil, err
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	return f, cleanup, err
-}
-
-func isGzip(f *os.File) error {
-	magic := make([]byte, 2)
-	if _, err := io.ReadFull(f, magic); err != nil || magic[0] != 0x1f || magic[1] != 0x8b {
-		return errors.New("it is not a gzip'd tar archive; give a .tar.gz, a directory or a Compose file")
-	}
-	_, err := f.Seek(0, io.SeekStart)
-	return err
-}
-
-// pack writes the directory, or the single file, at path as a tar.gz that is
-// the same for the same content: no times, no owners, names in order.
-func pack(w io.Writer, path string, info fs.FileInfo) error {
-	gz := gzip.NewWriter(w)
-	tw := tar.NewWriter(gz)
-	var err error
-	if info.IsDir() {
-		err = packTree(tw, path)
-	} else {
-		err = packFile(tw, path, filepath.Base(path), info)
-	}
-	return errors.Join(err, tw.Close(), gz.Close())
-}
-
-func packTree(tw *tar.Writer, dir string) error {
-	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || path == dir {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		return packFile(tw, path, filepath.ToSlash(name), info)
-	})
-}
-
-func packFile(tw *tar.Writer, path, name string, info fs.FileInfo) error {
-	h := &tar.Header{Name: name, Mode: int64(info.Mode().Perm()), Format: tar.FormatPAX}
-	switch {
-	case info.IsDir():
-		h.Typeflag, h.Name = tar.TypeDir, name+"/"
-		return tw.WriteHeader(h)
-	case info.Mode().Type() == fs.ModeSymlink:
-		target, err := os.Readlink(path)
-		if err != nil {
-			return err
-		}
-		h.Typeflag, h.Linkname = tar.TypeSymlink, target
-		return tw.WriteHeader(h)
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is neither a file, a directory nor a symbolic link: a release cannot hold it", path)
-	}
-	h.Typeflag, h.Size = tar.TypeReg, info.Size()
-	if err := tw.WriteHeader(h); err != nil {
-		return err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = io.Copy(tw, f)
-	return err
-}
-
-// sum returns the digest and the size of f, and leaves it at its beginning.
-func sum(f *os.File) (digest string, size int64, err error) {
-	h := sha256.New()
-	if size, err = io.Copy(h, f); err != nil {
-		return "", 0, err
-	}
-	_, err = f.Seek(0, io.SeekStart)
-	return hex.EncodeToString(h.Sum(nil)), size, err
 }

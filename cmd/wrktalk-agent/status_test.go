@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 	"github.com/wrktalk/wrktalk-agent/notifier"
+	"github.com/wrktalk/wrktalk-agent/operator"
 )
 
 var claimAll = taskdb.ClaimOptions{Lease: time.Hour, Claim: true, Owner: "elsewhere"}
@@ -23,16 +23,16 @@ var claimAll = taskdb.ClaimOptions{Lease: time.Hour, Claim: true, Owner: "elsewh
 // A due task of the other chart type is picked up by no agent of this one, and
 // both status and check say so.
 func TestTaskOfTheOtherTypeIsExplained(t *testing.T) {
-	d := newDesk(t)
+	d := newOperatorEnv(t)
 	d.raw.SQL(t, "insert into deployment_config (deployment_type) values ('kubernetes')")
-	d.ask(d.artifact(task.ChartHelm, "9.0.0"))
+	d.createTask(d.artifact(task.ChartHelm, "9.0.0"))
 	if _, err := d.db.AddTask(t.Context(), taskdb.NewTask{Kind: task.KindRollback}); err != nil {
 		t.Fatal(err)
 	}
 	if out := d.must("status"); !strings.Contains(out, "2 due tasks are for helm agents; this agent deploys compose") {
 		t.Errorf("status says\n%s", out)
 	}
-	var r report
+	var r operator.Status
 	d.document(&r, "status")
 	if r.OtherDue != 2 || r.OtherPending != 2 || len(r.Queue) != 0 {
 		t.Errorf("status is %+v", r)
@@ -48,71 +48,27 @@ func TestTaskOfTheOtherTypeIsExplained(t *testing.T) {
 }
 
 // Each task that waits is listed, with what it waits for.
-func TestStatusSaysWhyEachTaskWaits(t *testing.T) {
-	d := newDesk(t)
-	d.raw.SQL(t, "insert into deployment_config (deployment_type) values ('docker')")
+func TestStatusListsWhatWaits(t *testing.T) {
+	d := newOperatorEnv(t)
 	artifact := d.artifact(task.ChartCompose, "1.0.0")
-	first := d.ask(artifact)
+	first := d.createTask(artifact)
 	if out := d.must("status"); !strings.Contains(out, string(first)+": waiting: no agent has ever asked") {
 		t.Errorf("status without an agent says\n%s", out)
 	}
 	claimed := d.claim()
-	second, third := d.ask(artifact), d.ask(artifact)
-	later := time.Now().Add(time.Hour)
-	fourth, err := d.db.AddTask(t.Context(), taskdb.NewTask{Kind: task.KindDeploy, ArtifactID: &artifact, At: &later})
-	if err != nil {
-		t.Fatal(err)
-	}
-	never := d.ask(artifact)
-	d.raw.SQL(t, fmt.Sprintf("update agent_task set execute_after = 'infinity' where id = '%s'", never))
-
-	var r report
-	d.document(&r, "status")
-	why := map[task.ID]string{}
-	for _, q := range r.Queue {
-		why[q.ID] = q.Why
-	}
-	for id, want := range map[task.ID]string{
-		second: "waiting for task " + string(claimed.ID) + ", which is in progress",
-		fourth: "waiting until " + later.Local().Format("2006-01-02 15:04"),
-		never:  "waiting for ever",
-	} {
-		if !strings.HasPrefix(why[id], want) {
-			t.Errorf("task %s: %q, want %q", id, why[id], want)
-		}
-	}
-	if strings.Contains(why[second], "silent") {
-		t.Errorf("an agent that was just heard of is silent: %s", why[second])
-	}
-
-	// The other agent is not heard of any more.
-	d.raw.SQL(t, fmt.Sprintf(`update agent_task set last_heartbeat = now() - interval '3 minutes',
-		picked_up_at = now() - interval '4 minutes' where id = '%s'`, claimed.ID))
-	if out := d.must("status"); !strings.Contains(out, "its agent has been silent for 3m") || !strings.Contains(out, "and its lease ends in ") {
-		t.Errorf("status with a silent agent says\n%s", out)
-	}
-	d.raw.SQL(t, fmt.Sprintf(`update agent_task set last_heartbeat = now() - interval '1 hour',
-		picked_up_at = now() - interval '1 hour' where id = '%s'`, claimed.ID))
-	if out := d.must("status"); !strings.Contains(out, "its lease has ended: the next agent that asks takes it over") {
-		t.Errorf("status with an agent that is gone says\n%s", out)
-	}
-
-	d.raw.SQL(t, fmt.Sprintf("update agent_task set status = 'completed' where id = '%s'", claimed.ID))
-	out := d.must("status")
-	for id, want := range map[task.ID]string{second: "waiting for the agent to pick the task up", third: "waiting for task " + string(second) + ", which comes first"} {
-		if !strings.Contains(out, string(id)+": "+want) {
-			t.Errorf("status does not say %q of %s:\n%s", want, id, out)
-		}
+	second := d.createTask(artifact)
+	if out := d.must("status"); !strings.Contains(out, string(second)+": waiting for task "+string(claimed.ID)) {
+		t.Errorf("status with a task in progress says\n%s", out)
 	}
 }
 
 // The phase of a task in progress elsewhere is read from the agent's schema.
 func TestStatusKnowsThePhaseOfATaskElsewhere(t *testing.T) {
-	d := newDesk(t)
+	d := newOperatorEnv(t)
 	if err := d.db.Migrate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d.ask(d.artifact(task.ChartCompose, "1.0.0"))
+	d.createTask(d.artifact(task.ChartCompose, "1.0.0"))
 	c := d.claim()
 	event := task.Event{Time: time.Now(), Component: "runner", Phase: task.PhaseApplying, Text: "bringing it up"}
 	if err := d.db.AppendEvents(t.Context(), c.ID, c.Token, []task.Event{event}); err != nil {
@@ -126,7 +82,7 @@ func TestStatusKnowsThePhaseOfATaskElsewhere(t *testing.T) {
 // What answers on http.listen is believed only if it is about this
 // configuration's staging directory; else the directory's locks tell.
 func TestStatusBelievesOnlyItsOwnSupervisor(t *testing.T) {
-	d := newDesk(t)
+	d := newOperatorEnv(t)
 	own := d.staging()
 	answer := own
 	supervisor := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -137,7 +93,7 @@ func TestStatusBelievesOnlyItsOwnSupervisor(t *testing.T) {
 	defer supervisor.Close()
 	status := func() string {
 		t.Helper()
-		var out, complaint output
+		var out, complaint testenv.Output
 		// A proxy must not be asked for this host's pages.
 		t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 		a := d.app(&out, &complaint, "WRKTALK_AGENT_HTTP_LISTEN="+supervisor.Listener.Addr().String())
@@ -161,11 +117,11 @@ func TestStatusBelievesOnlyItsOwnSupervisor(t *testing.T) {
 	}
 }
 
-// Why mail does not leave is read in the ledgers.
+// Why mail does not leave is read in the records of deliveries.
 func TestStatusSaysWhatTheMailServerAnswered(t *testing.T) {
-	d := newDesk(t)
+	d := newOperatorEnv(t)
 	st := published(t, d, "1397f0f1-0000-4000-8000-000000000001")
-	for _, step := range []func() error{st.Take, func() error { return st.SetOutcome(task.Outcome{Schema: task.OutcomeSchema}) }, st.Finish} {
+	for _, step := range []func() error{st.Start, func() error { return st.SaveOutcome(task.Outcome{Schema: task.OutcomeSchema}) }, st.Complete} {
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
@@ -174,7 +130,7 @@ func TestStatusSaysWhatTheMailServerAnswered(t *testing.T) {
 		t.Errorf("status says\n%s", out)
 	}
 	now := time.Now()
-	ledger, err := json.Marshal(notifier.Ledger{Schema: 1, CreatedAt: now, Deliveries: []notifier.Delivery{
+	deliveries, err := json.Marshal(notifier.Deliveries{Schema: 1, CreatedAt: now, List: []notifier.Delivery{
 		{Address: "a@b.c", State: notifier.StateSent},
 		{Address: "d@e.f", State: notifier.StatePending, NextTry: now.Add(time.Hour), LastError: "454 later", UpdatedAt: now},
 		{Address: "g@h.i", State: notifier.StatePending, NextTry: now.Add(time.Minute), LastError: "451 soon", UpdatedAt: now.Add(-time.Hour)},
@@ -182,7 +138,7 @@ func TestStatusSaysWhatTheMailServerAnswered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(st.Path(notifier.DeliveriesFile), ledger, 0o600); err != nil {
+	if err := os.WriteFile(st.Path(notifier.DeliveriesFile), deliveries, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	want := "2 to be sent, the next try at " + now.Add(time.Minute).Local().Format("15:04:05") + ": 454 later"
@@ -193,9 +149,9 @@ func TestStatusSaysWhatTheMailServerAnswered(t *testing.T) {
 
 // A database that restarts ends no --watch.
 func TestWatchSurvivesTheDatabase(t *testing.T) {
-	d := newDesk(t)
+	d := newOperatorEnv(t)
 	proxy, connString := testenv.NewPostgresProxy(t, d.raw)
-	var out, complaint output
+	var out, complaint testenv.Output
 	a := d.app(&out, &complaint)
 	a.output = "text"
 	cfg, err := a.config()
@@ -207,16 +163,16 @@ func TestWatchSurvivesTheDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	ended := make(chan error, 1)
 	go func() { ended <- a.watchStatus(ctx, db, cfg) }()
-	out.await(ctx, t, "no agent has ever asked")
+	out.Await(ctx, t, "no agent has ever asked")
 	proxy.Refuse(true)
 	proxy.Cut()
-	complaint.await(ctx, t, "trying again")
+	complaint.Await(ctx, t, "trying again")
 	proxy.Refuse(false)
-	d.ask(d.artifact(task.ChartCompose, "1.0.0"))
-	out.await(ctx, t, "1 pending")
+	d.createTask(d.artifact(task.ChartCompose, "1.0.0"))
+	out.Await(ctx, t, "1 pending")
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("it ended with %v", err)

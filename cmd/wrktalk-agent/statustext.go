@@ -8,51 +8,61 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/config"
+	"github.com/wrktalk/wrktalk-agent/internal/platform"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
-	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
+	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/operator"
 )
 
-// printStatus shows a report to a person.
-func printStatus(b *strings.Builder, r *report, s *taskdb.Status, cfg *config.Config) {
+// printStatus shows a status to a person.
+func printStatus(b *strings.Builder, r *operator.Status, cfg *config.Config) {
 	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	row := func(key, format string, args ...any) { fmt.Fprintf(tw, "%s\t%s\n", key, fmt.Sprintf(format, args...)) }
 
-	row("Target", "%s, database %s", origin(cfg).Target, cfg.DB.Address())
+	row("Target", "%s, database %s", deploymentOf(cfg).description, cfg.DB.Address())
 	row("Serving", "%s", describe(r.Current, "no release is flagged current"))
 	row("Rollback to", "%s", describe(r.Previous, "no release is flagged previous"))
 	switch {
-	case s.LastPoll == nil:
+	case r.LastPoll == nil:
 		row("Agent", "no agent has ever asked this database for tasks; start wrktalk-agent run")
-	case silent(s, cfg):
-		row("Agent", "no agent has asked for tasks for %s; is wrktalk-agent run running?", s.LastPollAge.Round(time.Second))
+	case r.Silent:
+		row("Agent", "no agent has asked for tasks for %s; is wrktalk-agent run running?", r.LastPollAge.Round(time.Second))
 	default:
-		row("Agent", "asks for tasks (last %s ago)", s.LastPollAge.Round(time.Second))
+		row("Agent", "asks for tasks (last %s ago)", r.LastPollAge.Round(time.Second))
 	}
 	row("Here", "%s", describeComponents(r.Components, r.Running, cfg))
 	if r.Maintenance {
 		row("Maintenance", "on")
 	}
 	switch {
-	case s.Pending == 0:
+	case r.Pending == 0:
 		row("Queue", "empty")
-	case s.NextDue == nil || *s.NextDue > 0:
-		row("Queue", "%d pending, the next one is due %s", s.Pending, describeDue(s.NextDue))
+	case r.NextDue == nil || *r.NextDue > 0:
+		row("Queue", "%d pending, the next one is due %s", r.Pending, describeDue(r.NextDue))
 	case len(r.InProgress) > 0:
-		row("Queue", "%d pending; the one in progress comes first", s.Pending)
+		row("Queue", "%d pending; the one in progress comes first", r.Pending)
 	default:
-		row("Queue", "%d pending, due now", s.Pending)
+		row("Queue", "%d pending, due now", r.Pending)
 	}
 	for _, q := range r.Queue {
-		row("", "%s of %s, task %s: %s", q.Kind, orDash(q.ReleaseVersion), q.ID, q.Why)
+		row("", "%s of %s, task %s: %s", q.Kind, operator.OrDash(q.ReleaseVersion), q.ID, q.Why)
 	}
-	if more := s.Pending - len(r.Queue); more > 0 {
+	if more := r.Pending - len(r.Queue); more > 0 {
 		row("", "and %d more", more)
 	}
-	if s.OtherPending > 0 {
-		row("Not for us", "%s", describeOthers(s, cfg))
+	if r.OtherPending > 0 {
+		row("Not for us", "%s", describeOthers(r))
 	}
 	for _, f := range r.InProgress {
-		row("In progress", "%s of %s, task %s%s", f.Kind, orDash(f.ReleaseVersion), f.ID, describePhase(f))
+		row("In progress", "%s of %s, task %s%s", f.Kind, operator.OrDash(f.ReleaseVersion), f.ID, describePhase(f))
+	}
+	for _, u := range r.Unrecorded {
+		others := "other tasks go on"
+		if u.Blocks {
+			others = "no other task begins before"
+		}
+		row("Not recorded", "the outcome of task %s, which the database refuses (%s); tried again at %s, %s; mend it, or wrktalk-agent forget %[1]s",
+			u.TaskID, u.Reason, operator.Clock(u.NextTry), others)
 	}
 	if r.Mail != nil {
 		row("Mail", "%s", describeMail(r.Mail))
@@ -65,17 +75,22 @@ func printStatus(b *strings.Builder, r *report, s *taskdb.Status, cfg *config.Co
 		return
 	}
 	b.WriteString("\nLast outcomes\n")
+	ids := make([]task.ID, 0, len(r.Recent))
+	for _, t := range r.Recent {
+		ids = append(ids, t.ID)
+	}
+	short := operator.ShortIDs(ids)
 	for _, t := range r.Recent {
 		when := "-"
 		if t.CompletedAt != nil {
 			when = t.CompletedAt.Local().Format("2006-01-02 15:04:05")
 		}
-		fmt.Fprintf(tw, "  %s\t%s\n", when, verdict(t))
+		fmt.Fprintf(tw, "  %s\t%s\t%s\n", when, short[t.ID], operator.RowText(t))
 	}
 	tw.Flush()
 }
 
-func describe(r *release, none string) string {
+func describe(r *operator.Release, none string) string {
 	switch {
 	case r == nil:
 		return none
@@ -93,7 +108,7 @@ func describeDue(d *time.Duration) string {
 	return "in " + d.Round(time.Second).String()
 }
 
-func describePhase(f flight) string {
+func describePhase(f operator.InProgressTask) string {
 	switch {
 	case f.Phase != nil:
 		return fmt.Sprintf(": %s, %s (for %s)", f.Phase.Phase, f.Phase.Text, time.Since(f.Phase.Time).Round(time.Second))
@@ -104,7 +119,7 @@ func describePhase(f flight) string {
 	}
 }
 
-func describeMail(m *mailReport) string {
+func describeMail(m *operator.MailStatus) string {
 	if m.LastError == "" {
 		return fmt.Sprintf("%d to be sent", m.Pending)
 	}
@@ -112,17 +127,18 @@ func describeMail(m *mailReport) string {
 }
 
 // describeOthers says that tasks wait which no agent of this type takes.
-func describeOthers(s *taskdb.Status, cfg *config.Config) string {
-	n, what := s.OtherDue, "due"
+func describeOthers(r *operator.Status) string {
+	n, what := r.OtherDue, "due"
 	if n == 0 {
-		n, what = s.OtherPending, "pending"
+		n, what = r.OtherPending, "pending"
 	}
+	own, chart := platform.Of(r.DeploymentType), func(p platform.Platform) string { return string(p.Chart) }
 	tasks, are := "tasks", "are"
 	if n == 1 {
 		tasks, are = "task", "is"
 	}
 	return fmt.Sprintf("%d %s %s %s for %s agents; this agent deploys %s", n, what, tasks, are,
-		cfg.Agent.DeploymentType.Other().ChartType(), cfg.Agent.DeploymentType.ChartType())
+		platform.Join(own.Others(), " or ", chart), own.Chart)
 }
 
 // describeComponents says what the supervisor on this host reports, or else
@@ -136,7 +152,7 @@ func describeComponents(raw json.RawMessage, running map[staging.Role]bool, cfg 
 		CrashLoop bool   `json:"crash_loop"`
 	}
 	if raw == nil || json.Unmarshal(raw, &list) != nil {
-		return describeHolders(running, cfg)
+		return describeLocks(running, cfg)
 	}
 	var problems []string
 	for _, c := range list {
@@ -144,7 +160,7 @@ func describeComponents(raw json.RawMessage, running map[staging.Role]bool, cfg 
 		case c.CrashLoop:
 			problems = append(problems, fmt.Sprintf("%s keeps dying: %s", c.Name, c.Reason))
 		case !c.Ready:
-			problems = append(problems, fmt.Sprintf("%s is not ready (%s): %s", c.Name, c.State, orDash(c.Reason)))
+			problems = append(problems, fmt.Sprintf("%s is not ready (%s): %s", c.Name, c.State, operator.OrDash(c.Reason)))
 		}
 	}
 	if len(problems) > 0 {
@@ -153,17 +169,17 @@ func describeComponents(raw json.RawMessage, running map[staging.Role]bool, cfg 
 	return "fetcher, runner and notifier are ready"
 }
 
-// describeHolders is what can be said without a supervisor that answers.
-func describeHolders(running map[staging.Role]bool, cfg *config.Config) string {
+// describeLocks says which components run, when no supervisor answers.
+func describeLocks(running map[staging.Role]bool, cfg *config.Config) string {
 	if running == nil {
 		return "no supervisor of this configuration answers, and " + cfg.Staging.Dir + " cannot be looked at"
 	}
 	var on, off []string
-	for _, h := range holders {
-		if running[h.Name] {
-			on = append(on, string(h.Name))
+	for _, role := range []staging.Role{staging.Fetcher, staging.Runner, staging.Notifier} {
+		if running[role] {
+			on = append(on, string(role))
 		} else {
-			off = append(off, string(h.Name))
+			off = append(off, string(role))
 		}
 	}
 	switch {

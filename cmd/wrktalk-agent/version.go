@@ -3,20 +3,24 @@ package main
 import (
 	"fmt"
 
+	"github.com/spf13/cobra"
+
 	"github.com/wrktalk/wrktalk-agent/internal/version"
 )
 
-// runVersion is `wrktalk-agent version`.
-func runVersion(a *app, args []string) error {
-	fs := a.flags()
-	a.outputFlag(fs)
-	if _, err := a.parse(fs, args, 0, 0); err != nil {
-		return err
+// versionCommand is `wrktalk-agent version`.
+func versionCommand(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use: "version", Short: "show the version", Args: arguments(0, 0),
+		RunE: func(*cobra.Command, []string) error {
+			v := version.Get()
+			if a.output == "json" {
+				return a.printJSON(v)
+			}
+			_, err := fmt.Fprintf(a.stdout, "wrktalk-agent %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
+			return err
+		},
 	}
-	v := version.Get()
-	if a.output == "json" {
-		return a.printJSON(v)
-	}
-	_, err := fmt.Fprintf(a.stdout, "wrktalk-agent %s (%s, %s/%s)\n", v.Version, v.Go, v.OS, v.Arch)
-	return err
+	a.outputFlag(c)
+	return c
 }

@@ -17,7 +17,7 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // chartRelease is a Helm release on the real API.
@@ -35,7 +35,7 @@ func newChartRelease(t *testing.T) *chartRelease {
 
 // release has one Deployment, whose only pod is replaced, not rolled, and
 // carries an annotation.
-func (c *chartRelease) release(version, annotation string) *deployment.Release {
+func (c *chartRelease) release(version, annotation string) *protocol.Release {
 	c.t.Helper()
 	dir := c.t.TempDir()
 	for name, text := range map[string]string{
@@ -59,20 +59,20 @@ spec:
 			c.t.Fatal(err)
 		}
 	}
-	return &deployment.Release{ArtifactID: version, Version: version, SHA256: "abcdef" + version, PayloadDir: dir}
+	return &protocol.Release{ArtifactID: version, Version: version, SHA256: "abcdef" + version, PayloadDir: dir}
 }
 
-func (c *chartRelease) job(action deployment.Action, rel, prev *deployment.Release) deployment.Job {
-	return deployment.Job{
-		Schema: deployment.Schema, Action: action, TaskID: "t-" + task.ID(rel.Version), Kind: task.KindDeploy, Token: "now",
+func (c *chartRelease) job(action protocol.Action, rel, prev *protocol.Release) protocol.Job {
+	return protocol.Job{
+		Schema: protocol.Schema, Action: action, TaskID: "t-" + task.ID(rel.Version), Kind: task.KindDeploy, Token: "now",
 		Release: *rel, Previous: prev, Timeout: limit, RestoreTimeout: limit,
-		Helm: &deployment.Helm{Namespace: c.ns, Release: "app", Kubeconfig: c.k.AdminKubeconfig, HistoryMax: 10},
+		Settings: protocol.Settings{Helm: &protocol.Helm{Namespace: c.ns, Release: "app", Kubeconfig: c.k.AdminKubeconfig, HistoryMax: 10}},
 	}
 }
 
-func (c *chartRelease) up(rel *deployment.Release) {
+func (c *chartRelease) up(rel *protocol.Release) {
 	c.t.Helper()
-	if res, code := start(c.t, c.job(deployment.ActionDeploy, rel, nil)).end(); code != 0 || res == nil || !res.Succeeded {
+	if res, code := start(c.t, c.job(protocol.ActionDeploy, rel, nil)).end(); code != 0 || res == nil || !res.Succeeded {
 		c.t.Fatalf("deploy %s: exit code %d, %+v", rel.Version, code, res)
 	}
 }
@@ -140,6 +140,7 @@ const (
 // TestHelmKilledThenRecovered kills wrktalk-deploy, and only it, at several
 // moments. Its child must not go on, and recovery finds out what was left.
 func TestHelmKilledThenRecovered(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		first   bool
 		before  string // annotation of the pods of the release before
@@ -195,13 +196,13 @@ func TestHelmKilledThenRecovered(t *testing.T) {
 			t.Parallel()
 			r := newChartRelease(t)
 			one := r.release("1.0.0", cmp.Or(c.before, late))
-			var prev *deployment.Release
+			var prev *protocol.Release
 			if !c.first {
 				r.up(one)
 				prev = one
 			}
 			two := r.release("2.0.0", cmp.Or(c.with, never))
-			killed := start(t, r.job(deployment.ActionDeploy, two, prev))
+			killed := start(t, r.job(protocol.ActionDeploy, two, prev))
 			c.moment(r, killed)
 			if err := killed.cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
@@ -212,8 +213,8 @@ func TestHelmKilledThenRecovered(t *testing.T) {
 			if got := r.statuses(); c.state != "" && got != c.state {
 				t.Errorf("the kill left %s, not %s", got, c.state)
 			}
-			res, code := start(t, r.job(deployment.ActionRecover, two, prev)).end()
-			if code != 0 || res == nil || res.Succeeded != c.success || res.Serving != c.want || res.Touched != c.touched {
+			res, code := start(t, r.job(protocol.ActionRecover, two, prev)).end()
+			if code != 0 || res == nil || res.Succeeded != c.success || res.Serving != c.want || res.Changed != c.touched {
 				t.Fatalf("exit code %d, %+v", code, res)
 			}
 			if !c.success && !strings.Contains(res.Error, "the deployment process died") {
@@ -229,16 +230,17 @@ func TestHelmKilledThenRecovered(t *testing.T) {
 
 // TestHelmKilledThenNextTask has the next task find what a dead one left.
 func TestHelmKilledThenNextTask(t *testing.T) {
+	t.Parallel()
 	r := newChartRelease(t)
 	one, bad, two := r.release("1.0.0", ""), r.release("1.5.0", never), r.release("2.0.0", "")
 	r.up(one)
-	killed := start(t, r.job(deployment.ActionDeploy, bad, one))
+	killed := start(t, r.job(protocol.ActionDeploy, bad, one))
 	killed.until(task.PhaseWaiting)
 	if err := killed.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	killed.end()
-	if res, code := start(t, r.job(deployment.ActionDeploy, two, one)).end(); code != 0 || res == nil || !res.Succeeded || res.HelmRevision != 3 {
+	if res, code := start(t, r.job(protocol.ActionDeploy, two, one)).end(); code != 0 || res == nil || !res.Succeeded || res.HelmRevision != 3 {
 		t.Fatalf("exit code %d, %+v", code, res)
 	}
 	r.serves("2.0.0")
@@ -249,10 +251,11 @@ func TestHelmKilledThenNextTask(t *testing.T) {
 
 // TestHelmTerminated gives a deployment up in order.
 func TestHelmTerminated(t *testing.T) {
+	t.Parallel()
 	r := newChartRelease(t)
 	one := r.release("1.0.0", "")
 	r.up(one)
-	ended := start(t, r.job(deployment.ActionDeploy, r.release("2.0.0", never), one))
+	ended := start(t, r.job(protocol.ActionDeploy, r.release("2.0.0", never), one))
 	ended.until(task.PhaseWaiting)
 	ended.signal(syscall.SIGTERM)
 	res, code := ended.end()
@@ -264,8 +267,9 @@ func TestHelmTerminated(t *testing.T) {
 
 // TestHelmEndOfInput ends parent and child when the runner is gone.
 func TestHelmEndOfInput(t *testing.T) {
+	t.Parallel()
 	r := newChartRelease(t)
-	dying := start(t, r.job(deployment.ActionDeploy, r.release("1.0.0", never), nil))
+	dying := start(t, r.job(protocol.ActionDeploy, r.release("1.0.0", never), nil))
 	dying.until(task.PhaseWaiting)
 	child := childOf(t, dying.cmd.Process.Pid)
 	if err := dying.in.Close(); err != nil {

@@ -1,5 +1,5 @@
 // Command wrktalk-deploy carries out one deployment. The runner of
-// wrktalk-agent starts it and speaks to it as package deployment says; it is of
+// wrktalk-agent starts it and speaks to it as package protocol says; it is of
 // no use on its own.
 package main
 
@@ -18,8 +18,9 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/mask"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/runner/compose"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
 	"github.com/wrktalk/wrktalk-agent/runner/helm"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // Exit codes. 0 is a Result that was reported, whatever it says.
@@ -31,11 +32,6 @@ const (
 
 var errInterrupted = errors.New("the deployment was interrupted")
 
-// deployer is one way to deploy.
-type deployer interface {
-	Run(ctx context.Context, job deployment.Job) deployment.Result
-}
-
 func main() {
 	scrub()
 	if len(os.Args) == 2 && os.Args[1] == helm.StepArg {
@@ -44,44 +40,52 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "check" {
 		os.Exit(check(os.Args[2:]))
 	}
+	if len(os.Args) == 2 && os.Args[1] == protocol.CheckReleaseArg {
+		os.Exit(checkRelease())
+	}
 	if len(os.Args) > 1 {
-		fmt.Fprintln(os.Stderr, "wrktalk-deploy: takes no arguments: wrktalk-agent starts it")
-		os.Exit(exitUsage)
+		exit(exitUsage, errors.New("takes no arguments: wrktalk-agent starts it"))
 	}
 	runner, err := attach()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "wrktalk-deploy:", err)
-		os.Exit(exitUsage)
+		exit(exitUsage, err)
 	}
 	job, err := runner.job()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "wrktalk-deploy:", err)
-		os.Exit(exitUsage)
+		exit(exitUsage, err)
 	}
 	if err := serve(runner, job); err != nil {
-		fmt.Fprintln(os.Stderr, "wrktalk-deploy:", err)
-		os.Exit(exitFailed)
+		exit(exitFailed, err)
 	}
 }
 
-// check is for wrktalk-agent's command of that name: it says whether the Docker
-// engine answers or, given a namespace, a kubeconfig and a context, Kubernetes.
+func exit(code int, err error) {
+	fmt.Fprintln(os.Stderr, "wrktalk-deploy:", err)
+	os.Exit(code)
+}
+
+// check is for wrktalk-agent's command of that name: given a working directory, it
+// says whether the Docker engine answers, and given a namespace, a kubeconfig and a
+// context, whether Kubernetes does. Each line after the first is a warning.
 func check(args []string) int {
 	var text string
+	var warnings []string
 	var err error
 	switch len(args) {
-	case 0:
-		text, err = compose.Check(context.Background())
+	case 1:
+		text, warnings, err = compose.Check(context.Background(), args[0])
 	case 3:
-		text, err = helm.Check(context.Background(), &deployment.Helm{Namespace: args[0], Kubeconfig: args[1], Context: args[2]})
+		text, err = helm.Check(context.Background(), &protocol.Helm{Namespace: args[0], Kubeconfig: args[1], Context: args[2]})
 	default:
-		err = errors.New("check takes no arguments, or a namespace, a kubeconfig and a context")
+		err = errors.New("check takes a working directory, or a namespace, a kubeconfig and a context")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return exitFailed
 	}
-	fmt.Println(text)
+	for _, line := range append([]string{text}, warnings...) {
+		fmt.Println(deploy.OneLine(line))
+	}
 	return exitDone
 }
 
@@ -101,7 +105,7 @@ func scrub() {
 
 // serve runs the job and reports its Result. A panic is printed, and reported
 // as nothing: the runner then knows that we died.
-func serve(runner *runner, job deployment.Job) (err error) {
+func serve(runner *runner, job protocol.Job) (err error) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	defer func() {
@@ -121,35 +125,40 @@ func serve(runner *runner, job deployment.Job) (err error) {
 	}()
 	go runner.watch()
 
-	return runner.report(choose(runner, job).Run(ctx, job))
+	report := deploy.NewReport(os.Stdout, runner.emit)
+	return runner.report(deploy.Run(ctx, job, report, runner.requestApproval, choose(job)))
 }
 
-// choose returns the deployer for what the job is set for.
-func choose(runner *runner, job deployment.Job) deployer {
-	switch {
-	case job.Helm != nil && job.Compose != nil:
-		return refusal("the job names a Helm release and a Compose project: one process deploys one of them")
-	case job.Compose != nil:
-		return &compose.Deployer{Out: os.Stdout, Emit: runner.emit, Gate: runner.gate}
-	case job.Helm != nil:
-		return &helm.Deployer{Out: os.Stdout, Emit: runner.emit, Gate: runner.gate}
+// backends are what a job can be set for.
+var backends = []struct {
+	wanted func(protocol.Job) bool
+	open   deploy.Factory
+}{
+	{func(job protocol.Job) bool { return job.Compose != nil }, compose.New},
+	{func(job protocol.Job) bool { return job.Helm != nil }, helm.New},
+}
+
+// choose returns the backend that the job is set for.
+func choose(job protocol.Job) deploy.Factory {
+	var found []deploy.Factory
+	for _, b := range backends {
+		if b.wanted(job) {
+			found = append(found, b.open)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return refuse("the job names neither a Helm release nor a Compose project")
+	case 1:
+		return found[0]
 	default:
-		return refusal("the job names neither a Helm release nor a Compose project")
+		return refuse("the job names a Helm release and a Compose project: one process deploys one of them")
 	}
 }
 
-// refusal is the deployer of jobs that cannot be carried out.
-type refusal string
-
-func (r refusal) Run(_ context.Context, job deployment.Job) deployment.Result {
-	res := deployment.Result{
-		Message: fmt.Sprintf("release %s was not deployed, and nothing was changed", job.Release.Version),
-		Error:   string(r),
-	}
-	if job.Previous != nil && job.Action == deployment.ActionDeploy {
-		res.Serving = job.Previous.Version
-	}
-	return res
+// refuse is the backend of a job that cannot be carried out.
+func refuse(why string) deploy.Factory {
+	return func(*protocol.Job, *deploy.Report) (deploy.Backend, error) { return nil, errors.New(why) }
 }
 
 // maxJob bounds the job and each reply, in bytes.
@@ -160,35 +169,35 @@ type runner struct {
 	in       *json.Decoder
 	limit    *io.LimitedReader
 	messages *os.File
-	replies  chan deployment.Reply
+	replies  chan protocol.Approval
 }
 
 // attach opens both ends of the conversation.
 func attach() (*runner, error) {
-	messages := os.NewFile(deployment.MessageFD, "messages")
+	messages := os.NewFile(protocol.MessageFD, "messages")
 	// Not only whether it is open: without one from outside, Go's own poller has
 	// that number.
 	info, err := messages.Stat()
 	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
-		return nil, fmt.Errorf("file descriptor %d is not a pipe: wrktalk-agent starts this program", deployment.MessageFD)
+		return nil, fmt.Errorf("file descriptor %d is not a pipe: wrktalk-agent starts this program", protocol.MessageFD)
 	}
 	// A credential helper that inherited it would keep the runner waiting.
-	syscall.CloseOnExec(deployment.MessageFD)
+	syscall.CloseOnExec(protocol.MessageFD)
 	limit := &io.LimitedReader{R: os.Stdin, N: maxJob}
-	return &runner{in: json.NewDecoder(limit), limit: limit, messages: messages, replies: make(chan deployment.Reply, 1)}, nil
+	return &runner{in: json.NewDecoder(limit), limit: limit, messages: messages, replies: make(chan protocol.Approval, 1)}, nil
 }
 
 // job reads the job.
-func (r *runner) job() (deployment.Job, error) {
-	var job deployment.Job
+func (r *runner) job() (protocol.Job, error) {
+	var job protocol.Job
 	if err := r.in.Decode(&job); err != nil {
 		if r.limit.N <= 0 {
 			return job, fmt.Errorf("read the job: it is larger than %d bytes", maxJob)
 		}
 		return job, fmt.Errorf("read the job: %w", err)
 	}
-	if job.Schema != deployment.Schema {
-		return job, fmt.Errorf("read the job: its schema is %d, this program knows %d: wrktalk-agent and wrktalk-deploy are of different versions", job.Schema, deployment.Schema)
+	if job.Schema != protocol.Schema {
+		return job, fmt.Errorf("read the job: its schema is %d, this program knows %d: wrktalk-agent and wrktalk-deploy are of different versions", job.Schema, protocol.Schema)
 	}
 	return job, nil
 }
@@ -198,7 +207,7 @@ func (r *runner) job() (deployment.Job, error) {
 func (r *runner) watch() {
 	for {
 		r.limit.N = maxJob
-		var reply deployment.Reply
+		var reply protocol.Approval
 		if err := r.in.Decode(&reply); err != nil {
 			os.Exit(exitFailed)
 		}
@@ -209,19 +218,19 @@ func (r *runner) watch() {
 	}
 }
 
-// gate asks for leave to change what serves.
-func (r *runner) gate(ctx context.Context) error {
-	if err := r.send(deployment.Message{Gate: true}); err != nil {
-		return fmt.Errorf("ask the runner for leave: %w", err)
+// requestApproval asks the runner whether what serves may be changed.
+func (r *runner) requestApproval(ctx context.Context) error {
+	if err := r.send(protocol.Message{ApprovalRequest: true}); err != nil {
+		return fmt.Errorf("ask the runner for approval: %w", err)
 	}
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case reply := <-r.replies:
-		if !reply.Proceed && reply.Reason == "" {
-			return errors.New("the runner gave no leave")
+		if !reply.Approved && reply.Reason == "" {
+			return errors.New("the runner did not approve the change")
 		}
-		if !reply.Proceed {
+		if !reply.Approved {
 			return errors.New(reply.Reason)
 		}
 		return nil
@@ -230,16 +239,16 @@ func (r *runner) gate(ctx context.Context) error {
 
 // emit sends an event. The timeline is worth no deployment: a message that
 // cannot be sent means that the runner is gone, which watch sees.
-func (r *runner) emit(e task.Event) { _ = r.send(deployment.Message{Event: &e}) }
+func (r *runner) emit(e task.Event) { _ = r.send(protocol.Message{Event: &e}) }
 
-func (r *runner) report(res deployment.Result) error {
-	if err := r.send(deployment.Message{Result: &res}); err != nil {
+func (r *runner) report(res protocol.Result) error {
+	if err := r.send(protocol.Message{Result: &res}); err != nil {
 		return fmt.Errorf("report the result: %w", err)
 	}
 	return nil
 }
 
-func (r *runner) send(m deployment.Message) error {
+func (r *runner) send(m protocol.Message) error {
 	line, err := json.Marshal(m)
 	if err != nil {
 		return err

@@ -13,10 +13,11 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 func TestStandardCLIKnowsTheProject(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	cli := testenv.ComposeCLI(t)
 	run := func(args ...string) string {
@@ -48,13 +49,15 @@ func TestStandardCLIKnowsTheProject(t *testing.T) {
 }
 
 func TestKilledThenRecovered(t *testing.T) {
+	t.Parallel()
 	for _, phase := range []task.Phase{task.PhasePreflight, task.PhaseApplying, task.PhaseWaiting} {
 		t.Run(string(phase), func(t *testing.T) {
+			t.Parallel()
 			p := newProject(t)
 			one, two := p.release("1.0", "serve"), p.release("2.0", "sick")
 			p.up(one)
 			one.PayloadDir = ""
-			killed := start(t, p.job(deployment.ActionDeploy, two, one))
+			killed := start(t, p.job(protocol.ActionDeploy, two, one))
 			killed.until(phase)
 			if err := killed.cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
@@ -62,7 +65,7 @@ func TestKilledThenRecovered(t *testing.T) {
 			if res, _ := killed.end(); res != nil {
 				t.Fatalf("a killed process reported %+v", *res)
 			}
-			job := p.job(deployment.ActionRecover, two, one)
+			job := p.job(protocol.ActionRecover, two, one)
 			job.Timeout = brief // it will never be healthy
 			res, code := start(t, job).end()
 			if code != 0 || res == nil || res.Succeeded || !res.Restored || res.Serving != "1.0" || !strings.Contains(res.Error, "the deployment process died") {
@@ -76,8 +79,10 @@ func TestKilledThenRecovered(t *testing.T) {
 // TestKilledWhileContainersAreReplaced kills the process at the engine's
 // events, where the library is between two steps.
 func TestKilledWhileContainersAreReplaced(t *testing.T) {
+	t.Parallel()
 	for _, event := range []string{"create", "die", "destroy", "rename"} {
 		t.Run(event, func(t *testing.T) {
+			t.Parallel()
 			p := newProject(t)
 			one, two := p.release("1.0", "serve"), p.release("2.0", "sick")
 			p.up(one)
@@ -91,7 +96,7 @@ func TestKilledWhileContainersAreReplaced(t *testing.T) {
 			defer api.Close()
 			seen, failed := api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
 				filters.Arg("label", "com.docker.compose.project="+p.name), filters.Arg("event", event))})
-			killed := start(t, p.job(deployment.ActionDeploy, two, one))
+			killed := start(t, p.job(protocol.ActionDeploy, two, one))
 			killed.until(task.PhaseApplying)
 			select {
 			case <-seen:
@@ -102,7 +107,7 @@ func TestKilledWhileContainersAreReplaced(t *testing.T) {
 				t.Error(err)
 			}
 			killed.end()
-			job := p.job(deployment.ActionRecover, two, one)
+			job := p.job(protocol.ActionRecover, two, one)
 			job.Timeout = brief
 			res, code := start(t, job).end()
 			if code != 0 || res == nil || !res.Restored {
@@ -114,8 +119,9 @@ func TestKilledWhileContainersAreReplaced(t *testing.T) {
 }
 
 func TestEndOfInputEndsIt(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
-	dying := start(t, p.job(deployment.ActionDeploy, p.release("1.0", "sick"), nil))
+	dying := start(t, p.job(protocol.ActionDeploy, p.release("1.0", "sick"), nil))
 	dying.until(task.PhaseWaiting)
 	if err := dying.in.Close(); err != nil {
 		t.Fatal(err)
@@ -126,11 +132,12 @@ func TestEndOfInputEndsIt(t *testing.T) {
 }
 
 func TestTerminated(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	one, two := p.release("1.0", "serve"), p.release("2.0", "sick")
 	p.up(one)
 	one.PayloadDir = ""
-	ended := start(t, p.job(deployment.ActionDeploy, two, one))
+	ended := start(t, p.job(protocol.ActionDeploy, two, one))
 	ended.until(task.PhaseWaiting)
 	if err := ended.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -143,11 +150,12 @@ func TestTerminated(t *testing.T) {
 }
 
 func TestTerminatedTwice(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
 	one, two := p.release("1.0", "late"), p.release("2.0", "sick")
 	p.up(one)
 	one.PayloadDir = ""
-	ended := start(t, p.job(deployment.ActionDeploy, two, one))
+	ended := start(t, p.job(protocol.ActionDeploy, two, one))
 	for _, phase := range []task.Phase{task.PhaseWaiting, task.PhaseRestoring} {
 		ended.until(phase)
 		if err := ended.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -160,12 +168,13 @@ func TestTerminatedTwice(t *testing.T) {
 }
 
 func TestOneAtATime(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
-	first := start(t, p.job(deployment.ActionDeploy, p.release("1.0", "late"), nil))
+	first := start(t, p.job(protocol.ActionDeploy, p.release("1.0", "late"), nil))
 	first.until(task.PhaseWaiting)
-	second := start(t, p.job(deployment.ActionDeploy, p.release("2.0", "serve"), nil))
+	second := start(t, p.job(protocol.ActionDeploy, p.release("2.0", "serve"), nil))
 	for m := range second.messages {
-		if m.Gate {
+		if m.ApprovalRequest {
 			break
 		}
 	}
@@ -173,7 +182,7 @@ func TestOneAtATime(t *testing.T) {
 	if health := testenv.DockerOutput(t, "inspect", "--format", "{{.State.Health.Status}}", p.name+"-web-1"); health != "healthy" {
 		t.Errorf("the second is ready to act while the container of the first is %s", health)
 	}
-	second.reply(deployment.Reply{Proceed: true})
+	second.reply(protocol.Approval{Approved: true})
 	for _, process := range []*process{first, second} {
 		if res, _ := process.end(); res == nil || !res.Succeeded {
 			t.Errorf("%+v", res)
@@ -182,11 +191,12 @@ func TestOneAtATime(t *testing.T) {
 	p.serves("2.0")
 }
 
-func TestGate(t *testing.T) {
+func TestApproval(t *testing.T) {
+	t.Parallel()
 	p := newProject(t)
-	asking := start(t, p.job(deployment.ActionDeploy, p.release("1.0", "serve"), nil))
+	asking := start(t, p.job(protocol.ActionDeploy, p.release("1.0", "serve"), nil))
 	for m := range asking.messages {
-		if m.Gate {
+		if m.ApprovalRequest {
 			break
 		}
 		if m.Event != nil && m.Event.Phase == task.PhaseApplying {
@@ -196,14 +206,15 @@ func TestGate(t *testing.T) {
 	if out := testenv.DockerOutput(t, "ps", "--all", "--quiet", "--filter", "label=com.docker.compose.project="+p.name); out != "" {
 		t.Error("acted without leave")
 	}
-	asking.reply(deployment.Reply{Reason: "the page cannot be shown"})
+	asking.reply(protocol.Approval{Reason: "the page cannot be shown"})
 	res, code := asking.end()
-	if code != 0 || res == nil || res.Touched || res.Succeeded || res.Error != "the page cannot be shown" {
+	if code != 0 || res == nil || res.Changed || res.Succeeded || res.Error != "the page cannot be shown" {
 		t.Errorf("exit code %d, %+v", code, res)
 	}
 }
 
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, doc string
 		args      []string
@@ -221,8 +232,8 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	helm := deployment.Job{Schema: deployment.Schema, Action: deployment.ActionDeploy, Helm: &deployment.Helm{}}
-	if res, code := start(t, helm).end(); code != 0 || res == nil || res.Touched || !strings.Contains(res.Error, "helm.release_name") {
+	helm := protocol.Job{Schema: protocol.Schema, Action: protocol.ActionDeploy, Settings: protocol.Settings{Helm: &protocol.Helm{}}}
+	if res, code := start(t, helm).end(); code != 0 || res == nil || res.Changed || !strings.Contains(res.Error, "helm.release_name") {
 		t.Errorf("exit code %d, %+v", code, res)
 	}
 	none := exec.Command("/proc/self/exe")

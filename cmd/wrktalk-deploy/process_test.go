@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,13 +12,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // limit is how long anything may take before it is taken never to end.
@@ -27,12 +25,6 @@ const limit = 5 * time.Minute
 
 // brief is a limit that must be reached for real; it holds what comes before.
 const brief = 15 * time.Second
-
-// image is the test application, made once for all tests.
-var image = sync.OnceValues(func() (string, error) {
-	ref := fmt.Sprintf("wrktalk-test-deploy-%d:1", os.Getpid())
-	return ref, testenv.BuildAppImage(context.Background(), ref, "image", 0)
-})
 
 // The test binary is wrktalk-deploy when this variable is set.
 const beProgram = "BE_WRKTALK_DEPLOY"
@@ -42,11 +34,6 @@ func TestMain(m *testing.M) {
 		main()
 		os.Exit(0)
 	}
-	testenv.AtExit(func() {
-		if ref, err := image(); err == nil {
-			_ = testenv.RemoveImage(context.Background(), ref)
-		}
-	})
 	testenv.Main(m)
 }
 
@@ -55,7 +42,7 @@ type process struct {
 	t        *testing.T
 	cmd      *exec.Cmd
 	in       io.WriteCloser
-	messages chan deployment.Message
+	messages chan protocol.Message
 	output   *bytes.Buffer
 }
 
@@ -67,7 +54,7 @@ func start(t *testing.T, job any, args ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{t: t, messages: make(chan deployment.Message, 100), output: &bytes.Buffer{}}
+	p := &process{t: t, messages: make(chan protocol.Message, 100), output: &bytes.Buffer{}}
 	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Env = append(os.Environ(), beProgram+"=1", "WRKTALK_AGENT_DB_PASSWORD=of-the-agent", "FROM_OS=of-the-os",
 		"COMPOSE_PROJECT_NAME=other", "COMPOSE_FILE=/none.yaml")
@@ -87,7 +74,7 @@ func start(t *testing.T, job any, args ...string) *process {
 		defer close(p.messages)
 		lines := bufio.NewScanner(read)
 		for lines.Scan() {
-			var m deployment.Message
+			var m protocol.Message
 			if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
 				t.Errorf("message %q: %v", lines.Text(), err)
 			}
@@ -115,8 +102,8 @@ func (p *process) until(phase task.Phase) task.Event {
 	p.t.Helper()
 	for m := range p.messages {
 		switch {
-		case m.Gate:
-			p.reply(deployment.Reply{Proceed: true})
+		case m.ApprovalRequest:
+			p.reply(protocol.Approval{Approved: true})
 		case m.Result != nil:
 			p.t.Fatalf("a result before %s: %+v", phase, *m.Result)
 		case m.Event != nil && m.Event.Phase == phase:
@@ -134,7 +121,7 @@ func (p *process) signal(sig os.Signal) {
 	}
 }
 
-func (p *process) reply(r deployment.Reply) {
+func (p *process) reply(r protocol.Approval) {
 	p.t.Helper()
 	if err := json.NewEncoder(p.in).Encode(r); err != nil {
 		p.t.Error(err)
@@ -143,12 +130,12 @@ func (p *process) reply(r deployment.Reply) {
 
 // end answers gates until the process ends, and returns its Result, nil for
 // none, and its exit code.
-func (p *process) end() (*deployment.Result, int) {
+func (p *process) end() (*protocol.Result, int) {
 	p.t.Helper()
-	var res *deployment.Result
+	var res *protocol.Result
 	for m := range p.messages {
-		if m.Gate {
-			p.reply(deployment.Reply{Proceed: true})
+		if m.ApprovalRequest {
+			p.reply(protocol.Approval{Approved: true})
 		}
 		if m.Result != nil {
 			res = m.Result
@@ -172,15 +159,14 @@ type project struct {
 func newProject(t *testing.T) *project {
 	t.Helper()
 	testenv.Docker(t)
-	ref, err := image()
-	if err != nil {
-		t.Fatal(err)
+	return &project{
+		t: t, name: testenv.ComposeProject(t), workdir: filepath.Join(t.TempDir(), "work"),
+		image: testenv.AppImageWith(t, "image", 0),
 	}
-	return &project{t: t, name: testenv.ComposeProject(t), workdir: filepath.Join(t.TempDir(), "work"), image: ref}
 }
 
 // release has one service, web, in the given mode of the test application.
-func (p *project) release(version, mode string) *deployment.Release {
+func (p *project) release(version, mode string) *protocol.Release {
 	p.t.Helper()
 	dir := p.t.TempDir()
 	text := fmt.Sprintf(`
@@ -199,21 +185,21 @@ services:
 	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"), []byte(text), 0o644); err != nil {
 		p.t.Fatal(err)
 	}
-	return &deployment.Release{ArtifactID: version, Version: version, SHA256: "abcdef0123456789", PayloadDir: dir}
+	return &protocol.Release{ArtifactID: version, Version: version, SHA256: "abcdef0123456789", PayloadDir: dir}
 }
 
-func (p *project) job(action deployment.Action, rel, prev *deployment.Release) deployment.Job {
-	return deployment.Job{
-		Schema: deployment.Schema, Action: action, TaskID: "t-" + task.ID(rel.Version), Kind: task.KindDeploy, Token: "now",
+func (p *project) job(action protocol.Action, rel, prev *protocol.Release) protocol.Job {
+	return protocol.Job{
+		Schema: protocol.Schema, Action: action, TaskID: "t-" + task.ID(rel.Version), Kind: task.KindDeploy, Token: "now",
 		Release: *rel, Previous: prev, Timeout: limit, RestoreTimeout: limit,
-		Compose: &deployment.Compose{Project: p.name, WorkingDir: p.workdir, Keep: 1, Settle: time.Second},
+		Settings: protocol.Settings{Compose: &protocol.Compose{Project: p.name, WorkingDir: p.workdir, Keep: 1, StableFor: time.Second}},
 	}
 }
 
 // up deploys rel with a process of its own; it must succeed.
-func (p *project) up(rel *deployment.Release) {
+func (p *project) up(rel *protocol.Release) {
 	p.t.Helper()
-	res, code := start(p.t, p.job(deployment.ActionDeploy, rel, nil)).end()
+	res, code := start(p.t, p.job(protocol.ActionDeploy, rel, nil)).end()
 	if code != 0 || res == nil || !res.Succeeded {
 		p.t.Fatalf("deploy %s: exit code %d, %+v", rel.Version, code, res)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -202,7 +203,8 @@ func (s *sandbox) compare(t testing.TB, sum Summary) {
 		listed[f.Path] = f
 	}
 	walk(t, s.dir, func(name string, info fs.FileInfo) {
-		got := File{Path: name}
+		st := info.Sys().(*syscall.Stat_t)
+		got := File{Path: name, UID: int(st.Uid), GID: int(st.Gid)}
 		full := filepath.Join(s.dir, name)
 		switch {
 		case info.IsDir():

@@ -3,12 +3,15 @@ package unpack
 import (
 	"archive/tar"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
 )
@@ -23,7 +26,8 @@ func (x *extraction) entry(hdr *tar.Header) error {
 	if err := x.count(hdr.Name); err != nil {
 		return err
 	}
-	if hdr.Typeflag == tar.TypeXGlobalHeader {
+	switch hdr.Typeflag {
+	case tar.TypeXGlobalHeader, typeVolumeLabel:
 		return nil // comments, such as the commit that git archive notes
 	}
 	for key := range hdr.PAXRecords {
@@ -35,11 +39,12 @@ func (x *extraction) entry(hdr *tar.Header) error {
 	if bad != "" {
 		return refuse(hdr.Name, "is refused: its name %s", bad)
 	}
-	isDir := hdr.Typeflag == tar.TypeDir
+	isDir := hdr.Typeflag == tar.TypeDir || hdr.Typeflag == typeDumpDir
 	if name == "." {
 		if !isDir {
 			return refuse(hdr.Name, "stands for the artifact itself and is not a directory")
 		}
+		x.self = hdr
 		return nil
 	}
 	if !isDir && strings.HasSuffix(hdr.Name, "/") {
@@ -47,26 +52,32 @@ func (x *extraction) entry(hdr *tar.Header) error {
 	}
 	if i, ok := x.index[name]; ok {
 		if !isDir || x.files[i].Type != TypeDir {
-			return refuse(hdr.Name, "appears twice")
+			return refuse(hdr.Name, "appears twice: programs differ on which one counts; pack it once")
 		}
-		return x.chmodDir(i, hdr)
+		return x.setDir(&x.files[i], x.attributesOf(hdr))
 	}
 	if err := x.parents(hdr.Name, name); err != nil {
 		return err
 	}
 	switch hdr.Typeflag {
-	case tar.TypeReg:
+	case tar.TypeReg, tar.TypeCont:
 		return x.file(hdr, name)
-	case tar.TypeDir:
-		return x.mkdir(name, permOf(hdr))
+	case tar.TypeDir, typeDumpDir:
+		return x.mkdir(name, x.attributesOf(hdr))
 	case tar.TypeSymlink:
-		return x.symlink(hdr, name)
+		return x.symlink(hdr, name, hdr.Linkname)
 	case tar.TypeLink:
 		return x.link(hdr, name)
 	default:
 		return refuse(hdr.Name, "is %s", describe(hdr.Typeflag))
 	}
 }
+
+// Types of GNU tar that archive/tar does not name.
+const (
+	typeVolumeLabel = 'V' // of tar -V: a name for the archive
+	typeDumpDir     = 'D' // of tar -g: a directory; its content lists what it held
+)
 
 func describe(typeflag byte) string {
 	switch typeflag {
@@ -81,9 +92,43 @@ func describe(typeflag byte) string {
 	}
 }
 
-// permOf returns the permission bits of an entry; setuid, setgid and sticky are
-// dropped.
-func permOf(hdr *tar.Header) fs.FileMode { return fs.FileMode(hdr.Mode) & fs.ModePerm }
+// attributes are owner and permission bits of an entry.
+type attributes struct {
+	uid, gid int
+	perm     fs.FileMode
+}
+
+// own is what an entry gets that the archive says nothing about.
+func own(perm fs.FileMode) attributes { return attributes{os.Geteuid(), os.Getegid(), perm} }
+
+// attributesOf returns what the archive says; setuid, setgid and sticky are dropped.
+func (x *extraction) attributesOf(hdr *tar.Header) attributes {
+	a := own(fs.FileMode(hdr.Mode) & fs.ModePerm)
+	const most = 1<<32 - 2 // the one above means "as it is" to the kernel
+	if x.owners && min(hdr.Uid, hdr.Gid) >= 0 && max(hdr.Uid, hdr.Gid) <= most {
+		a.uid, a.gid = hdr.Uid, hdr.Gid
+	}
+	return a
+}
+
+// give gives an entry that is the agent's to its owner, where that is possible: a
+// container may deny it to root. It returns what the entry then has; least is what
+// an ordinary user needs to work with it.
+func (x *extraction) give(a attributes, least fs.FileMode, chown func(uid, gid int) error) (attributes, error) {
+	if x.owners && (a.uid != os.Geteuid() || a.gid != os.Getegid()) {
+		err := chown(a.uid, a.gid)
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) {
+			x.owners, err = false, nil
+		}
+		if err != nil {
+			return a, err
+		}
+	}
+	if !x.owners {
+		a = own(a.perm | least)
+	}
+	return a, nil
+}
 
 // parents creates the directories above name that are still missing, and
 // refuses an entry below anything but a directory.
@@ -104,27 +149,46 @@ func (x *extraction) parents(entry, name string) error {
 	if err := x.count(entry); err != nil {
 		return err
 	}
-	return x.mkdir(dir, impliedMode)
+	return x.mkdir(dir, own(impliedMode))
 }
 
-func (x *extraction) mkdir(name string, perm fs.FileMode) error {
-	perm |= 0o700
+func (x *extraction) mkdir(name string, a attributes) error {
 	if err := x.root.Mkdir(name, 0o700); err != nil {
 		return hostError(name, err)
 	}
-	if err := x.root.Chmod(name, perm); err != nil {
-		return hostError(name, err)
+	f := File{Path: name, Type: TypeDir}
+	if err := x.setDir(&f, a); err != nil {
+		return err
 	}
-	return x.add(File{Path: name, Type: TypeDir, Mode: perm})
+	return x.add(f)
 }
 
-// chmodDir applies a repeated, or late, entry of a directory.
-func (x *extraction) chmodDir(i int, hdr *tar.Header) error {
-	f := &x.files[i]
-	f.Mode = permOf(hdr) | 0o700
-	if err := x.root.Chmod(f.Path, f.Mode); err != nil {
+// setDir gives the directory f owner and mode.
+func (x *extraction) setDir(f *File, a attributes) error {
+	a, err := x.give(a, 0o700, func(uid, gid int) error { return x.root.Chown(f.Path, uid, gid) })
+	if err == nil {
+		err = x.root.Chmod(f.Path, a.perm)
+	}
+	if err != nil {
 		return hostError(f.Path, err)
 	}
+	f.Mode, f.UID, f.GID = a.perm, a.uid, a.gid
+	return nil
+}
+
+// setRoot gives the directory itself, which f is to describe, what the archive says;
+// it is never closed to its own files.
+func (x *extraction) setRoot(f *File) error {
+	if x.self != nil {
+		a := x.attributesOf(x.self)
+		a.perm |= impliedMode
+		return x.setDir(f, a)
+	}
+	info, err := x.root.Stat(".")
+	if err != nil {
+		return hostError(".", err)
+	}
+	f.Mode, f.UID, f.GID = info.Mode().Perm(), os.Geteuid(), os.Getegid()
 	return nil
 }
 
@@ -148,11 +212,14 @@ func (x *extraction) file(hdr *tar.Header, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	perm := permOf(hdr) | 0o600
-	if err := f.Chmod(perm); err != nil {
+	a, err := x.give(x.attributesOf(hdr), 0o600, f.Chown)
+	if err == nil {
+		err = f.Chmod(a.perm)
+	}
+	if err != nil {
 		return hostError(name, err)
 	}
-	return x.add(File{Path: name, Type: TypeFile, Size: size, Mode: perm, SHA256: sum})
+	return x.add(File{Path: name, Type: TypeFile, Size: size, Mode: a.perm, UID: a.uid, GID: a.gid, SHA256: sum})
 }
 
 // content copies the current entry's content to f. Limits hold for what is
@@ -199,15 +266,33 @@ func (x *extraction) content(f *os.File, entry string) (size int64, sum string, 
 	}
 }
 
-func (x *extraction) symlink(hdr *tar.Header, name string) error {
-	if bad := badTarget(name, hdr.Linkname); bad != "" {
-		return refuse(hdr.Name, "is a symbolic link to %q, which %s", shorten(hdr.Linkname), bad)
+// symlink makes a symbolic link at name, which the archive spells entry.
+func (x *extraction) symlink(hdr *tar.Header, name, target string) error {
+	bad, climbs := badTarget(name, target)
+	if bad != "" {
+		return refuse(hdr.Name, "is a symbolic link to %q, which %s", shorten(target), bad)
 	}
-	target := strings.Clone(hdr.Linkname)
-	if err := x.root.Symlink(target, name); err != nil {
-		return hostError(name, err)
+	a := x.attributesOf(hdr)
+	f := File{Path: name, Type: TypeSymlink, UID: a.uid, GID: a.gid, Target: strings.Clone(target)}
+	if climbs {
+		x.climbing = append(x.climbing, len(x.files))
+	} else if err := x.makeLink(&f); err != nil {
+		return err
 	}
-	return x.add(File{Path: name, Type: TypeSymlink, Target: target})
+	return x.add(f)
+}
+
+// makeLink creates the symbolic link f.
+func (x *extraction) makeLink(f *File) error {
+	if err := x.root.Symlink(f.Target, f.Path); err != nil {
+		return hostError(f.Path, err)
+	}
+	a, err := x.give(attributes{uid: f.UID, gid: f.GID}, 0, func(uid, gid int) error { return x.root.Lchown(f.Path, uid, gid) })
+	if err != nil {
+		return hostError(f.Path, err)
+	}
+	f.UID, f.GID = a.uid, a.gid
+	return nil
 }
 
 func (x *extraction) link(hdr *tar.Header, name string) error {
@@ -216,10 +301,13 @@ func (x *extraction) link(hdr *tar.Header, name string) error {
 		return refuse(hdr.Name, "is a hard link to %q, which %s", shorten(hdr.Linkname), bad)
 	}
 	i, ok := x.index[target]
-	if !ok || x.files[i].Type != TypeFile {
+	if !ok || x.files[i].Type == TypeDir {
 		return refuse(hdr.Name, "is a hard link to %q, which is no earlier file of the artifact", shorten(hdr.Linkname))
 	}
 	f := x.files[i]
+	if f.Type == TypeSymlink { // tar keeps a link of two names like that; the second may lie elsewhere
+		return x.symlink(hdr, name, f.Target)
+	}
 	// Whoever copies the tree later writes each link as a file of its own.
 	if err := x.room(hdr.Name, f.Size); err != nil {
 		return err

@@ -17,6 +17,7 @@ func FuzzExtract(f *testing.F) {
 	f.Add(new(archive).dir("d").symlink("l", "d").file("l/f", "x").padding(1024).Bytes())
 	f.Add(new(archive).file("../victim", "x").padding(1024).Bytes())
 	f.Add(new(archive).symlink("d/l", "../../victim").padding(1024).Bytes())
+	f.Add(new(archive).symlink("out", "d/up/../x").dir("d/e").symlink("d/up", "../d/e").link("h", "d/up").padding(1024).Bytes())
 	f.Add(new(archive).raw("s", tar.TypeGNUSparse, "", gnuSparse(1<<30, 0)).padding(1024).Bytes())
 	f.Add(new(archive).pax("GNU.sparse.major", "1", "GNU.sparse.minor", "0", "GNU.sparse.realsize", "9").raw("s", tar.TypeReg, "0\n", nil).padding(1024).Bytes())
 	f.Fuzz(func(t *testing.T, stream []byte) {

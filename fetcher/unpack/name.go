@@ -26,6 +26,8 @@ func badText(s string) string {
 		return "is not UTF-8"
 	case strings.ContainsFunc(s, unicode.IsControl):
 		return "has a control character"
+	case strings.ContainsFunc(s, invisible):
+		return "has a character that is not seen, or changes how others are shown"
 	case path.IsAbs(s):
 		return "is absolute"
 	}
@@ -35,6 +37,13 @@ func badText(s string) string {
 		}
 	}
 	return ""
+}
+
+// invisible reports whether people would not see r, or see others in another order
+// because of it: zero-width, bidirectional and other format characters, which make
+// one name look like another.
+func invisible(r rune) bool {
+	return unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // cleanName returns the path that an entry's name stands for, "." for the root,
@@ -59,12 +68,13 @@ func cleanName(name string, depth int) (clean, bad string) {
 }
 
 // badTarget says what is bad about the target of a symbolic link at name, which
-// is clean: "" for nothing. Leading .. may climb as far as the root; once a
-// target has gone down it may not climb again, so that it never matters whether
-// what it climbs out of is a link itself.
-func badTarget(name, target string) string {
+// is clean: "" for nothing. Leading .. may climb as far as the root. climbs tells
+// that the target climbs again after it has gone down: where that leads depends on
+// what it climbs out of, which may be a link itself, and is known when all the rest
+// is extracted.
+func badTarget(name, target string) (bad string, climbs bool) {
 	if bad := badText(target); bad != "" {
-		return bad
+		return bad, false
 	}
 	level := strings.Count(name, "/") // of the directory that holds the link
 	down := false
@@ -74,14 +84,14 @@ func badTarget(name, target string) string {
 		case part != "..":
 			down = true
 		case down:
-			return "has .. behind another component"
+			return "", true
 		case level == 0:
-			return "leaves the artifact"
+			return leaves, false
 		default:
 			level--
 		}
 	}
-	return ""
+	return "", false
 }
 
 // shorten cuts a name to what fits into a log line, and copies it.

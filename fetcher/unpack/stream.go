@@ -75,11 +75,14 @@ func (s *source) digest() string {
 	return hexSum(s.hash)
 }
 
-// inflated is the tar stream.
+// inflated is the tar stream: what all gzip members of the artifact hold.
 type inflated struct {
-	gz       *gzip.Reader
-	n        int64 // bytes read
-	zeros    int   // zero bytes at the end of what was read since it was reset
+	gz       *gzip.Reader // of one member
+	src      *bufio.Reader
+	ended    bool   // all members were read, the last one's checksum included
+	head     []byte // the first bytes, at most HeadSize
+	n        int64  // bytes read
+	zeros    int    // zero bytes at the end of what was read since it was reset
 	written  *int64
 	overhead int64 // most bytes that may be read beyond those written
 }
@@ -88,14 +91,75 @@ func (s *inflated) Read(p []byte) (int, error) {
 	if s.n-*s.written > s.overhead {
 		return 0, refuse("", "holds more than %d bytes of headers and padding", s.overhead)
 	}
-	n, err := s.gz.Read(p)
+	n, err := s.readMembers(p)
 	s.n += int64(n)
+	if len(s.head) < HeadSize {
+		s.head = append(s.head, p[:min(n, HeadSize-len(s.head))]...)
+	}
 	if z := trailingZeros(p[:n]); z == n {
 		s.zeros += n
 	} else {
 		s.zeros = z
 	}
 	return n, err
+}
+
+func newInflated(src *bufio.Reader) (*inflated, error) {
+	gz, err := gzip.NewReader(src)
+	if err != nil {
+		return nil, err
+	}
+	gz.Multistream(false)
+	return &inflated{gz: gz, src: src}, nil
+}
+
+// readMembers reads on from one gzip member to the next.
+func (s *inflated) readMembers(p []byte) (int, error) {
+	for {
+		n, err := s.gz.Read(p)
+		if err == io.EOF { // not errors.Is: a failing source may wrap io.EOF
+			err = s.nextMember()
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// nextMember begins the gzip member that follows. The error is io.EOF behind the
+// last one, which zeros may follow, as gzip has it: tapes and pipes are written in
+// blocks (bsdtar -cz DIR > release.tar.gz).
+func (s *inflated) nextMember() error {
+	next, err := s.src.Peek(1)
+	if err == nil && next[0] == 0 {
+		err = s.skipZeros()
+	}
+	switch {
+	case err == io.EOF:
+		s.ended = true
+		return err
+	case err != nil:
+		return err
+	}
+	if err := s.gz.Reset(s.src); err != nil {
+		return gzip.ErrHeader
+	}
+	s.gz.Multistream(false)
+	return nil
+}
+
+// skipZeros reads to the end, or fails at a byte that is not zero.
+func (s *inflated) skipZeros() error {
+	for {
+		if _, err := s.src.Peek(1); err != nil {
+			return err
+		}
+		p, _ := s.src.Peek(s.src.Buffered()) // what is buffered can be read
+		if trailingZeros(p) < len(p) {
+			return gzip.ErrHeader
+		}
+		_, _ = s.src.Discard(len(p))
+	}
 }
 
 func trailingZeros(p []byte) int {
@@ -118,10 +182,12 @@ func (x *extraction) readError(entry string, err error, first bool) error {
 	}
 	var corrupt flate.CorruptInputError
 	switch {
-	case first:
-		return refuse("", "is not a gzip'd tar archive (%v)", err)
+	case first && x.stream == nil:
+		return refuse("", "%s: %s", notGzip(x.head), howToPack)
+	case first && (x.stream.ended || !errors.Is(err, io.ErrUnexpectedEOF)) && !errors.Is(err, gzip.ErrChecksum) && !errors.As(err, &corrupt):
+		return refuse("", "%s: %s", notTar(x.stream.head, err), howToPack)
 	case errors.Is(err, gzip.ErrHeader):
-		return refuse(entry, "is followed by data that is not gzip")
+		return refuse("", "is followed by bytes that are neither gzip nor zeros: something was appended to it; %s", howToPack)
 	case errors.Is(err, gzip.ErrChecksum):
 		return refuse(entry, "is damaged: its gzip checksum is wrong")
 	case errors.As(err, &corrupt):

@@ -11,7 +11,7 @@ package unpack
 
 import (
 	"archive/tar"
-	"compress/gzip"
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -48,6 +48,8 @@ type File struct {
 	Type   Type        //
 	Size   int64       // bytes, of files
 	Mode   fs.FileMode // permission bits, of files and directories
+	UID    int         // owner on disk
+	GID    int         // group on disk
 	SHA256 string      // lower-case hex, of files
 	Target string      // of symbolic links
 }
@@ -56,7 +58,10 @@ type File struct {
 type Summary struct {
 	// Files lists every entry below the root, parents before children, and
 	// directories the archive only implies as well. It is nil after an error.
-	Files  []File
+	Files []File
+	// Root is the directory itself, "." with owner and mode as the archive says or
+	// as it was. It is nil after an error.
+	Root   *File
 	Bytes  int64 // content written
 	Packed int64 // bytes read
 	// SHA256 is the digest of all bytes read, in lower-case hex; "" when they
@@ -110,8 +115,11 @@ const (
 // to have, in bytes. When Extract returns without error, everything is flushed
 // to the disk except for root's own name.
 //
-// Ownership, times and extended attributes in the archive are ignored. Modes
-// keep their permission bits, and the owner may always read and write.
+// Owners and modes are what tar makes of them: root gives each entry the numeric
+// owner, group and permission bits of the archive, since containers run as those
+// users. Any other user owns everything, and may always read and write it; so does
+// a root that may not give files away. Bits that grant more (setuid, setgid,
+// sticky), times and extended attributes are ignored.
 //
 // The error is a *[Refusal] when the artifact is at fault; r is then still read
 // to its end for the digest. It is a *[SourceError] when r failed, wraps the
@@ -124,6 +132,7 @@ func Extract(ctx context.Context, root *os.Root, r io.Reader, packedSize int64, 
 	x := &extraction{
 		ctx: ctx, root: root, lim: lim, packed: packedSize,
 		src: newSource(ctx, r), buf: make([]byte, bufferSize), index: make(map[string]int),
+		owners: os.Geteuid() == 0,
 	}
 	err := x.run()
 	var refused *Refusal
@@ -132,6 +141,10 @@ func Extract(ctx context.Context, root *os.Root, r io.Reader, packedSize int64, 
 			err = derr
 		}
 	}
+	rootDir := File{Path: ".", Type: TypeDir}
+	if err == nil {
+		err = x.setRoot(&rootDir)
+	}
 	if err == nil {
 		if err = durable.SyncTree(root, "."); err != nil {
 			err = fmt.Errorf("unpack artifact: %w", err)
@@ -139,7 +152,7 @@ func Extract(ctx context.Context, root *os.Root, r io.Reader, packedSize int64, 
 	}
 	sum := Summary{Bytes: x.written, Packed: x.src.n, SHA256: x.src.digest()}
 	if err == nil {
-		sum.Files = x.files
+		sum.Files, sum.Root = x.files, &rootDir
 	}
 	return sum, err
 }
@@ -151,25 +164,32 @@ type extraction struct {
 	lim    Limits
 	packed int64
 	src    *source
+	head   []byte // the first bytes of the artifact, at most HeadSize
 	stream *inflated
 	tr     *tar.Reader
 	buf    []byte
-	hash   hash.Hash // of the file being written; reused
+	hash   hash.Hash   // of the file being written; reused
+	owners bool        // entries get the owners of the archive
+	self   *tar.Header // of the directory itself, nil where the archive has none
 
-	files   []File
-	index   map[string]int // path to place in files
-	entries int
-	names   int   // bytes of all names
-	written int64 // bytes of all content
-	linked  int64 // bytes of what hard links name
+	files    []File
+	climbing []int          // places in files of links to be made when all else is there
+	index    map[string]int // path to place in files
+	entries  int
+	names    int   // bytes of all names
+	written  int64 // bytes of all content
+	linked   int64 // bytes of what hard links name
 }
 
 func (x *extraction) run() error {
-	gz, err := gzip.NewReader(x.src.buffered)
+	head, _ := x.src.buffered.Peek(HeadSize) // an error comes up again below
+	x.head = bytes.Clone(head)
+	stream, err := newInflated(x.src.buffered)
 	if err != nil {
 		return x.readError("", err, true)
 	}
-	x.stream = &inflated{gz: gz, written: &x.written, overhead: overheadBase + int64(x.lim.Entries)*overheadPerEntry}
+	x.stream = stream
+	stream.written, stream.overhead = &x.written, overheadBase+int64(x.lim.Entries)*overheadPerEntry
 	x.tr = tar.NewReader(x.stream)
 	for first := true; ; first = false {
 		x.stream.zeros = 0
@@ -196,7 +216,7 @@ func (x *extraction) finish() error {
 	for {
 		n, err := x.stream.Read(x.buf)
 		if n > trailingZeros(x.buf[:n]) {
-			return refuse("", "holds data behind its end-of-archive mark")
+			return refuse("", "holds data behind its end-of-archive mark, which tar would ignore: archives that were joined have to be packed as one; %s", howToPack)
 		}
 		if err == io.EOF {
 			break
@@ -206,9 +226,9 @@ func (x *extraction) finish() error {
 		}
 	}
 	if len(x.files) == 0 {
-		return refuse("", "holds no entries")
+		return refuse("", "holds no entries: an empty directory was packed, or the wrong one")
 	}
-	return nil
+	return x.makeClimbing()
 }
 
 // count accounts for one more entry.

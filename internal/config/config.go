@@ -26,6 +26,7 @@ type Config struct {
 	Kube        Kube
 	Helm        Helm
 	Compose     Compose
+	Policy      Policy
 	Maintenance Maintenance
 	Staging     Staging
 	HTTP        HTTP
@@ -42,9 +43,11 @@ type Config struct {
 	// File is the configuration file that was read, "" for none.
 	File string
 
-	entries  []entry // one per key, in the table's order
-	fromURL  []string
-	warnings []string
+	entries []entry // one per key, in the table's order
+	fromURL []string
+	// urlIgnored are parameters of db.url that other programs' drivers know.
+	urlIgnored []string
+	warnings   []string
 }
 
 // entry is where a key's value came from. The text is a Secret for every key:
@@ -67,14 +70,17 @@ type Agent struct {
 
 // DB is the [db] section. Where db.url was given, its parts are filled in here.
 type DB struct {
-	URL                Secret // as given; ConnString is what to connect with
-	Hosts              []string
-	Ports              []uint16 // one for all hosts, or one for each
-	Name, User         string
-	Password           Secret
-	SSLMode            string
-	SSLRootCert        string // absolute path, "system" or ""
-	SSLCert, SSLKey    string // absolute paths, both or neither
+	URL             Secret // as given; ConnString is what to connect with
+	Hosts           []string
+	Ports           []uint16 // one for all hosts, or one for each
+	Name, User      string
+	Password        Secret
+	SSLMode         string
+	SSLRootCert     string // absolute path, "system" or ""
+	SSLCert, SSLKey string // absolute paths, both or neither
+	// RequireAuth is which logins the server may ask for: "any", or a list of
+	// libpq's. Never "auto": resolved.
+	RequireAuth        string
 	TargetSessionAttrs string // never "auto": resolved
 	ConnectTimeout     time.Duration
 	MaxConns           int // ceiling per process
@@ -133,11 +139,12 @@ type Staging struct {
 
 // HTTP is the [http] section.
 type HTTP struct {
-	Listen string // host:port, "" for off
+	Listen       string   // host:port, "" for off
+	AllowedHosts []string // names in requests for it, "*" for any
 }
 
-// LevelCritical is what Python calls CRITICAL: above slog.LevelError.
-const LevelCritical = slog.Level(12)
+// levelCritical is what Python calls CRITICAL: above slog.LevelError.
+const levelCritical = slog.Level(12)
 
 // Log is the [log] section.
 type Log struct {
@@ -145,18 +152,12 @@ type Log struct {
 	Format string // text, json or auto: text on a terminal, else json
 }
 
-// Notify is the [notify] section.
-type Notify struct {
-	MaxAge  time.Duration
-	TLS     string // auto, starttls, implicit or none
-	CAFile  string // absolute path or ""
-	Helo    string // "" is the host's name
-	Timeout time.Duration
-}
-
 // Warnings returns what is odd about the configuration without being wrong:
 // one line each, for the log at start and for `check`.
 func (c *Config) Warnings() []string { return slices.Clone(c.warnings) }
+
+// IsDefault reports whether nobody has set the key called name, which must exist.
+func (c *Config) IsDefault(name string) bool { return c.source(name) == sourceDefault }
 
 // Setting is one key as `wrktalk-agent config` shows it.
 type Setting struct {

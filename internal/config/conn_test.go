@@ -180,6 +180,9 @@ func TestBadURLs(t *testing.T) {
 		{"postgres://u:hUnTeR2@h/d?sslmode=on", "db.ssl_mode is wrong: want"},
 		{"postgres://u:hUnTeR2@h/d?service=x", "service files are not supported"},
 		{"postgres://u:hUnTeR2@h/d?pool_max_conns=3", "use db.max_conns"},
+		{"prisma+postgres://h/?api_key=hUnTeR2", "a service of Prisma's"},
+		{"postgres://u:hUnTeR2@h/d?sslidentity=client.p12&sslpassword=x", "sslcert and sslkey"},
+		{"postgres://u:hUnTeR2@h/d?sslcert=/ca.pem", "which Prisma calls sslcert"},
 		{"postgres://u:hUnTeR2%00@h/d", "NUL"},
 		{"postgres://u:hUnTeR2@h/d?connect_timeout=0", "db.connect_timeout is wrong"},
 	} {
@@ -191,6 +194,100 @@ func TestBadURLs(t *testing.T) {
 		if strings.Contains(text, hidden) {
 			t.Errorf("%s: the error holds the password: %s", test.url, text)
 		}
+	}
+}
+
+// What drivers of other programs put into a URL is understood, or said to be
+// ignored: the server would refuse the connection.
+func TestURLsOfOtherDrivers(t *testing.T) {
+	noLibpq(t)
+	type want struct {
+		path     string   // search_path
+		mode, ca string   // sslmode, sslrootcert
+		ignored  []string // parameters that are warned of
+	}
+	for u, want := range map[string]want{
+		"postgres://u:p@127.0.0.1:5432/wrktalk?schema=public&connection_limit=5": {mode: "prefer", ignored: []string{"connection_limit"}},
+		"postgresql://u:p@localhost/d?schema=app":                                {path: `"app"`, mode: "prefer"},
+		`postgresql://u:p@localhost/d?schema=My%20"App`:                          {path: `"My ""App"`, mode: "prefer"},
+		"postgresql://u:p@localhost/d?search_path=app,public":                    {path: "app,public", mode: "prefer"},
+		"postgresql://u:p@localhost:6543/d?pgbouncer=true&pool_timeout=3&statement_cache_size=0&socket_timeout=9": {
+			mode: "prefer", ignored: []string{"pool_timeout", "socket_timeout", "statement_cache_size"},
+		},
+		"postgresql://u:p@localhost/d?sslmode=require&sslaccept=accept_invalid_certs":                  {mode: "require"},
+		"postgresql://u:p@localhost/d?sslmode=require&sslaccept=strict":                                {mode: "verify-full"},
+		"postgresql://u:p@localhost/d?sslmode=disable&sslaccept=strict":                                {mode: "disable"},
+		"postgresql://u:p@localhost/d?sslaccept=strict&sslcert=/etc/db-ca.pem":                         {mode: "verify-full", ca: "/etc/db-ca.pem"},
+		"postgresql://u:p@localhost/d?sslmode=no-verify&uselibpqcompat=true":                           {mode: "require", ignored: []string{"uselibpqcompat"}},
+		"postgresql+asyncpg://u:p@localhost/d?pool_size=9&max_overflow=3":                              {mode: "prefer", ignored: []string{"max_overflow", "pool_size"}},
+		"postgresql://u:p@localhost/d?options=-c%20search_path%3Dapp&application_name=x&schema=public": {mode: "prefer"},
+	} {
+		c := mustLoad(t, source(t, []string{docker, "WRKTALK_AGENT_DB_URL=" + u}))
+		if c.DB.SSLMode != want.mode || c.DB.SSLRootCert != want.ca {
+			t.Errorf("%s: sslmode %s, sslrootcert %s", u, c.DB.SSLMode, c.DB.SSLRootCert)
+		}
+		if want.ca == "" {
+			params := parse(t, c.DB.ConnString().Reveal()).RuntimeParams
+			if params["search_path"] != want.path {
+				t.Errorf("%s: the search_path is %q, want %q", u, params["search_path"], want.path)
+			}
+			for name := range driverParams {
+				if _, sent := params[name]; sent {
+					t.Errorf("%s: the server is told %s", u, name)
+				}
+			}
+		}
+		warnings := c.Warnings()
+		for i, name := range want.ignored {
+			if len(warnings) != len(want.ignored) || !strings.Contains(warnings[i], name+" is for another program's driver") {
+				t.Errorf("%s: warnings %q", u, warnings)
+				break
+			}
+		}
+		if len(warnings) > len(want.ignored) {
+			t.Errorf("%s: warnings %q", u, warnings)
+		}
+	}
+}
+
+// A password goes to a server that nobody verifies by SCRAM alone, in which the
+// server proves that it knows it.
+func TestRequireAuth(t *testing.T) {
+	noLibpq(t)
+	for _, test := range []struct {
+		settings string
+		want     string
+		warns    bool
+	}{
+		{"db.host=localhost", "", false},
+		{"db.host=127.0.0.1,::1,/run/postgresql", "", false},
+		{"db.host=db", "scram-sha-256", true},
+		{"db.host=localhost,db", "scram-sha-256", true},
+		{"db.host=10.0.0.1 db.ssl_mode=require", "scram-sha-256", true},
+		{"db.host=db db.ssl_mode=disable", "scram-sha-256", true},
+		{"db.host=db db.ssl_mode=verify-full", "", false},
+		{"db.host=db db.ssl_mode=verify-ca", "", false},
+		{"db.host=db db.ssl_mode=verify-full db.require_auth=scram-sha-256", "scram-sha-256", false},
+		{"db.host=db db.require_auth=md5,scram-sha-256", "md5,scram-sha-256", true},
+		{"db.host=db db.require_auth=any", "", true},
+		{"db.host=db db.ssl_mode=require db.ssl_cert=/c db.ssl_key=/k", "!password,!md5", true},
+	} {
+		c := mustLoad(t, source(t, []string{docker, "WRKTALK_AGENT_DB_PASSWORD=p"}, strings.Fields(test.settings)...))
+		got := c.DB.ConnString().Reveal()
+		if !strings.Contains(got, "require_auth="+escape(test.want)+"&") {
+			t.Errorf("%s: %s, want require_auth %q", test.settings, got, test.want)
+		}
+		if warns := strings.Contains(strings.Join(c.Warnings(), "\n"), "nothing proves"); warns != test.warns {
+			t.Errorf("%s: warnings %q", test.settings, c.Warnings())
+		}
+	}
+	c := mustLoad(t, source(t, []string{docker}, "db.host=db"))
+	if got := parse(t, c.DB.ConnString().Reveal()).RequireAuth; got != "!password,!md5" {
+		t.Errorf("without a password, %q is required", got)
+	}
+	c = mustLoad(t, source(t, []string{docker, "WRKTALK_AGENT_DB_URL=postgres://u:p@db/d?require_auth=md5"}))
+	if got := parse(t, c.DB.ConnString().Reveal()).RequireAuth; got != "md5" {
+		t.Errorf("the URL asks for md5, and %q is required", got)
 	}
 }
 

@@ -2,11 +2,10 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -51,7 +50,7 @@ func (l *loader) readEnvironment() {
 				l.warn("%s is Kubernetes' link to a Service and is ignored: set enableServiceLinks: false in the pod, or call the Service something else", name)
 			case from == "":
 				from = name
-				l.found[k.name] = entry{NewSecret(value), "environment " + name}
+				l.found[k.name] = entry{newSecret(value), "environment " + name}
 			case value != l.env[from]:
 				l.report("%s and %s disagree about %s: keep one", from, name, k.name)
 			}
@@ -90,18 +89,13 @@ func (l *loader) readSecretFile(k key, set string) {
 		l.report("%s: %w", name, err)
 		return
 	}
-	l.found[k.name] = entry{NewSecret(text), fmt.Sprintf("environment %s, file %s", name, path)}
+	l.found[k.name] = entry{newSecret(text), fmt.Sprintf("environment %s, file %s", name, path)}
 }
 
 // readSecret returns the file's content less one newline at its end. Its errors
 // name the path and never hold content.
 func readSecret(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	b, _, err := readFile(path, maxSecretFile)
 	if err != nil {
 		return "", err
 	}
@@ -117,29 +111,40 @@ func readSecret(path string) (string, error) {
 	return string(b), nil
 }
 
+// systemCredentials is the directory that the packaged units load credentials from.
+// What root starts by hand reads it itself, so that it needs no unit to reach the
+// database.
+const systemCredentials = "/etc/wrktalk-agent/credentials"
+
 // readCredentials takes the secrets that systemd hands over as credentials
-// (LoadCredential=, SetCredentialEncrypted=).
+// (LoadCredential=, SetCredentialEncrypted=). Without any, those that the packaged
+// units would hand over count, as far as this user may read them.
 func (l *loader) readCredentials() {
-	dir := l.env["CREDENTIALS_DIRECTORY"]
+	dir, handed := l.env["CREDENTIALS_DIRECTORY"], true
 	if dir == "" {
-		return
+		dir, handed = cmp.Or(l.src.systemCredentials, systemCredentials), false
 	}
 	for _, k := range keys {
 		if k.kind != kindSecret {
 			continue
 		}
 		base := strings.ReplaceAll(k.name, ".", "_")
-		for _, name := range []string{base, programName + "." + base} {
-			text, err := readSecret(filepath.Join(dir, name))
-			if errors.Is(err, fs.ErrNotExist) {
+		// The last is how systemd calls a file of a directory that it loads whole.
+		for _, name := range []string{base, programName + "." + base, programName + "_" + base} {
+			path, source := filepath.Join(dir, name), "systemd credential "+name
+			if !handed {
+				source = "credential, file " + path
+			}
+			text, err := readSecret(path)
+			if errors.Is(err, fs.ErrNotExist) || !handed && errors.Is(err, fs.ErrPermission) {
 				continue
 			}
 			if err != nil {
-				l.report("systemd credential %s: %w", name, err)
+				l.report("%s: %w", source, err)
 				continue
 			}
 			if _, ok := l.found[k.name]; !ok {
-				l.found[k.name] = entry{NewSecret(text), "systemd credential " + name}
+				l.found[k.name] = entry{newSecret(text), source}
 			}
 		}
 	}

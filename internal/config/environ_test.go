@@ -31,21 +31,29 @@ func TestEveryKeyFromEverywhere(t *testing.T) {
 		kindBoolean: "true", kindSecret: "abc",
 	}
 	special := map[string]string{
-		"db.url": "postgres://abc/def", "db.host": "abc", "db.port": "7", "http.listen": "abc:7",
+		"db.url": "postgres://[::1]/def", "db.host": "::1", "db.port": "7", "db.require_auth": "md5", "http.listen": "abc:7",
+		"http.allowed_hosts":    "abc,b.c",
 		"maintenance.probe_url": "http://abc/", "agent.deployment_type": "kubernetes", "db.ssl_mode": "allow",
 		"db.target_session_attrs": "primary", "maintenance.mode_handler": "none", "log.level": "ERROR",
-		"log.format": "json", "notify.tls": "implicit",
+		"log.format": "json", "notify.tls": "implicit", "notify.oauth_token_url": "https://abc/token",
+		"policy.allowed_paths": "/abc,/def",
 	}
 	for _, k := range keys {
 		value, ok := special[k.name]
 		if !ok {
 			value = values[k.kind]
+			if k.section() == "policy" {
+				value = k.values[len(k.values)-1]
+			}
 		}
 		want := value
 		if k.kind == kindSecret {
 			want = redacted
 		}
-		others := []string{docker, "WRKTALK_AGENT_DB_SSL_CERT=/c", "WRKTALK_AGENT_DB_SSL_KEY=/k"}
+		others := []string{
+			docker, "WRKTALK_AGENT_DB_SSL_CERT=/c", "WRKTALK_AGENT_DB_SSL_KEY=/k", "WRKTALK_AGENT_NOTIFY_OAUTH_TOKEN_URL=https://x/",
+			"WRKTALK_AGENT_NOTIFY_OAUTH_CLIENT_ID=x", "WRKTALK_AGENT_NOTIFY_OAUTH_CLIENT_SECRET=x",
+		}
 		others = slices.DeleteFunc(others, func(pair string) bool {
 			name, _, _ := strings.Cut(pair, "=")
 			return slices.Contains(k.vars(), name)
@@ -156,7 +164,7 @@ func TestBadSecretFiles(t *testing.T) {
 }
 
 func TestSystemdCredentials(t *testing.T) {
-	for _, name := range []string{"db_password", "wrktalk-agent.db_password"} {
+	for _, name := range []string{"db_password", "wrktalk-agent.db_password", "wrktalk-agent_db_password"} {
 		path := write(t, name, "credential\n")
 		dir := "CREDENTIALS_DIRECTORY=" + filepath.Dir(path)
 		c := mustLoad(t, source(t, []string{docker, dir}))
@@ -177,6 +185,26 @@ func TestSystemdCredentials(t *testing.T) {
 	path := write(t, "db_url", "postgres://u@cred/d")
 	if c := mustLoad(t, source(t, []string{docker, "CREDENTIALS_DIRECTORY=" + filepath.Dir(path)})); c.DB.Address() != "cred:5432/d" {
 		t.Errorf("db_url: %s", c.DB.Address())
+	}
+}
+
+// Who starts a command by hand, and may read what the packaged units are handed, needs
+// no unit; who may not is told nothing about it.
+func TestPackagedCredentials(t *testing.T) {
+	path := write(t, "db_password", "credential\n")
+	src := source(t, []string{docker})
+	src.systemCredentials = filepath.Dir(path)
+	c := mustLoad(t, src)
+	if c.DB.Password.Reveal() != "credential" || setting(t, c, "db.password").Source != "credential, file "+path {
+		t.Errorf("%+v", setting(t, c, "db.password"))
+	}
+	if !slices.Contains(c.ownPaths(), path) {
+		t.Errorf("releases may have %s: %q", path, c.ownPaths())
+	}
+	// Systemd's own take their place.
+	src.Environ = append(src.Environ, "CREDENTIALS_DIRECTORY="+t.TempDir())
+	if c = mustLoad(t, src); !c.DB.Password.Empty() {
+		t.Errorf("beside a unit's credentials: %+v", setting(t, c, "db.password"))
 	}
 }
 
@@ -226,7 +254,7 @@ func TestReadableSecretWarns(t *testing.T) {
 		{"password = 'x'", 0o644, true},
 		{"password = 'x'", 0o640, false},
 		{"password = ''", 0o644, false},
-		{"host = 'x'", 0o644, false},
+		{"host = '::1'", 0o644, false},
 	} {
 		src := source(t, []string{docker})
 		src.File = write(t, "c.toml", "[db]\n"+test.text+"\n")

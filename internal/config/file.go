@@ -24,11 +24,14 @@ func (l *loader) readFile() {
 		path = l.env[fileVariable]
 	}
 	if path == "" {
-		path, must = cmp.Or(l.src.SystemFile, SystemFile), false
+		path, must = cmp.Or(l.src.systemFile, systemFile), false
 	}
-	data, mode, err := slurp(path)
+	content, mode, err := readFile(path, maxFile)
 	if errors.Is(err, fs.ErrNotExist) && !must {
 		return
+	}
+	if err == nil && len(content) > maxFile {
+		err = fmt.Errorf("%s is larger than %s", path, formatSize(maxFile))
 	}
 	if err != nil {
 		l.fileBroken = true
@@ -37,6 +40,7 @@ func (l *loader) readFile() {
 	}
 	l.file = path
 
+	data := string(content)
 	var tables map[string]toml.Primitive
 	md, err := toml.Decode(data, &tables)
 	if err != nil {
@@ -44,7 +48,6 @@ func (l *loader) readFile() {
 		l.report("%w", syntaxError(path, data, err))
 		return
 	}
-	secrets := false
 	for _, section := range inOrder(md, tables) {
 		value, line := locate(md, tables[section])
 		where := fmt.Sprintf("%s:%d", path, line)
@@ -69,11 +72,11 @@ func (l *loader) readFile() {
 			l.takeFromFile(md, section+"."+name, values[name])
 		}
 	}
-	for _, k := range keys {
-		secrets = secrets || k.kind == kindSecret && !l.found[k.name].text.Empty() &&
-			strings.HasPrefix(l.found[k.name].source, "file ")
+	secret := func(k key) bool {
+		e := l.found[k.name]
+		return k.kind == kindSecret && !e.text.Empty() && strings.HasPrefix(e.source, "file ")
 	}
-	if secrets && mode&0o004 != 0 {
+	if mode&0o004 != 0 && slices.ContainsFunc(keys, secret) {
 		l.warn("%s holds a secret and every user may read it: chmod o-r it", path)
 	}
 }
@@ -91,28 +94,23 @@ func (l *loader) takeFromFile(md toml.MetaData, name string, primitive toml.Prim
 		l.report("%s: cannot use the value of %s: %w", where, name, err)
 		return
 	}
-	l.found[name] = entry{NewSecret(text), "file " + where}
+	l.found[name] = entry{newSecret(text), "file " + where}
 }
 
-// slurp returns the file's content and permissions.
-func slurp(path string) (string, fs.FileMode, error) {
+// readFile returns the file's content and permissions. Of a file that is larger
+// than most bytes it returns one byte more than that.
+func readFile(path string, most int64) ([]byte, fs.FileMode, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", 0, err
+		return nil, 0, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return "", 0, err
+		return nil, 0, err
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return "", 0, err
-	}
-	if len(data) > maxFile {
-		return "", 0, fmt.Errorf("%s is larger than %s", path, formatSize(maxFile))
-	}
-	return string(data), info.Mode(), nil
+	content, err := io.ReadAll(io.LimitReader(f, most+1))
+	return content, info.Mode(), err
 }
 
 // inOrder returns the names of m in the file's order, so that problems are told

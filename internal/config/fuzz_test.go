@@ -55,7 +55,7 @@ func FuzzDBURL(f *testing.F) {
 		if len(s) > 2000 || strings.Contains(s, "ssl") { // those read files
 			return
 		}
-		c, err := Load(Source{Environ: []string{docker, "WRKTALK_AGENT_DB_URL=" + s}, SystemFile: "/nonexistent/config.toml"})
+		c, err := Load(Source{Environ: []string{docker, "WRKTALK_AGENT_DB_URL=" + s}, systemFile: "/nonexistent/config.toml"})
 		if err != nil || c.DB.URL.Empty() || c.DB.ConnectTimeout > time.Hour || len(c.DB.params) > 0 {
 			return
 		}

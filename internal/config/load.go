@@ -3,26 +3,27 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/platform"
 )
 
-// The sources that are words of their own; the others name a variable or file.
+// The sources that are one word; the others name a variable or a file.
 const (
 	sourceDefault = "default"
 	sourceFlag    = "flag"
 )
 
-// SystemFile is the configuration file that is read when none is named.
-const SystemFile = "/etc/wrktalk-agent/config.toml"
+// systemFile is the configuration file that is read when none is named.
+const systemFile = "/etc/wrktalk-agent/config.toml"
 
 // Source is where Load looks. It is all Load looks at, apart from the files
 // that these values name.
 type Source struct {
 	// File is the path given with --config; it must exist. Without it,
-	// WRKTALK_AGENT_CONFIG names the file, and without that SystemFile is read
+	// WRKTALK_AGENT_CONFIG names the file, and without that systemFile is read
 	// if it exists.
 	File string
 	// Environ is the environment in the form of os.Environ.
@@ -32,8 +33,10 @@ type Source struct {
 	Sets []string
 	// Euid is the effective user id; it decides where state lives.
 	Euid int
-	// SystemFile replaces the constant of that name when it is not empty.
-	SystemFile string
+	// systemFile replaces the constant of that name, in tests; "" does not.
+	systemFile string
+	// systemCredentials does the same for that constant.
+	systemCredentials string
 }
 
 // Load resolves and validates the configuration. Its error joins every problem
@@ -41,7 +44,7 @@ type Source struct {
 func Load(src Source) (*Config, error) {
 	l := &loader{src: src, env: environment(src.Environ), found: map[string]entry{}}
 
-	// The lowest first: each replaces what those before it found.
+	// In rising order of precedence: each replaces what those before it found.
 	l.readCredentials()
 	l.readFile()
 	l.readEnvironment()
@@ -57,22 +60,22 @@ func Load(src Source) (*Config, error) {
 	}
 	if _, ok := l.found["agent.deployment_type"]; !ok && l.fileBroken {
 		// The file may well hold it; Load fails anyway, and says why.
-		l.found["agent.deployment_type"] = entry{NewSecret(string(task.DeploymentDocker)), sourceDefault}
+		l.found["agent.deployment_type"] = entry{newSecret(string(platform.Types()[0])), sourceDefault}
 	}
 	for _, k := range keys {
 		e, ok := l.found[k.name]
 		if !ok {
-			e = entry{NewSecret(k.def), sourceDefault}
+			e = entry{newSecret(k.def), sourceDefault}
 		}
 		c.entries = append(c.entries, e)
 	}
-	l.problems = append(l.problems, c.onePlace()...)
+	l.problems = append(l.problems, c.checkSingleDatabase()...)
 	l.problems = append(l.problems, c.resolve()...)
 	if len(l.problems) > 0 {
 		return nil, errors.Join(l.problems...)
 	}
 	l.warnLibpq(c)
-	c.warnings = l.warnings
+	c.warnings = slices.Concat(l.warnings, c.urlWarnings(), c.unverified())
 	return c, nil
 }
 
@@ -106,7 +109,7 @@ func (l *loader) readFlags() {
 		}
 		i := lookup(name)
 		switch {
-		case address(pair) && i < 0:
+		case isAddress(pair) && i < 0:
 			l.report("--set wants section.key=value, not an address; for the database's, set %s", keys[mustLookup("db.url")].vars()[0])
 		case i < 0:
 			l.report("--set %s: there is no such key%s", name, suggestKey(name))
@@ -114,14 +117,14 @@ func (l *loader) readFlags() {
 			l.report("--set %s: arguments are visible to every user of the machine: use %s, or %s to name a file",
 				name, keys[i].vars()[0], keys[i].fileVar())
 		default:
-			l.found[name] = entry{NewSecret(value), sourceFlag}
+			l.found[name] = entry{newSecret(value), sourceFlag}
 		}
 	}
 }
 
-// onePlace refuses a database that is described twice. It looks at sources, so
-// it belongs to Load; a snapshot has been through it.
-func (c *Config) onePlace() []error {
+// checkSingleDatabase refuses a database that is described twice. It looks at
+// sources, so it belongs to Load; a snapshot has been through it.
+func (c *Config) checkSingleDatabase() []error {
 	if c.entries[mustLookup("db.url")].text.Empty() || c.source("db.url") == sourceDefault {
 		return nil
 	}
@@ -162,28 +165,28 @@ func (c *Config) resolve() []error {
 	if problems = c.applyURL(); len(problems) > 0 {
 		return problems
 	}
-	return c.settle()
+	return c.validate()
 }
 
 func (c *Config) notSet(k key) error {
 	file := c.File
 	if file == "" {
-		file = SystemFile
+		file = systemFile
 	}
 	_, name, _ := strings.Cut(k.name, ".")
 	return fmt.Errorf("%s is not set: set %s (or [%s] %s in %s) to %s", k.name, k.vars()[0], k.section(), name, file,
-		oneOf([]task.DeploymentType{task.DeploymentKubernetes, task.DeploymentDocker}))
+		oneOf(platform.Types()))
 }
 
-// address reports whether text may be an address with a password in it, of
+// isAddress reports whether text may be an address with a password in it, of
 // which no message shows anything.
-func address(text string) bool {
+func isAddress(text string) bool {
 	return strings.Contains(text, "://") && strings.Contains(text, "@")
 }
 
 // quote returns text as a message may show it.
 func quote(k key, text string) string {
-	if k.kind == kindSecret || address(text) {
+	if k.kind == kindSecret || isAddress(text) {
 		return "the value"
 	}
 	if runes := []rune(text); len(runes) > 60 {

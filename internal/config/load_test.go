@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wrktalk/wrktalk-agent/internal/policy"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
@@ -19,7 +20,9 @@ func source(t *testing.T, environ []string, sets ...string) Source {
 	return Source{
 		Environ:    environ,
 		Sets:       sets,
-		SystemFile: filepath.Join(t.TempDir(), "none.toml"),
+		systemFile: filepath.Join(t.TempDir(), "none.toml"),
+
+		systemCredentials: filepath.Join(t.TempDir(), "none"),
 	}
 }
 
@@ -79,7 +82,7 @@ func TestDefaults(t *testing.T) {
 		},
 		DB: DB{
 			Hosts: []string{"localhost"}, Ports: []uint16{5432}, Name: "wrktalk", User: "postgres",
-			SSLMode: "prefer", TargetSessionAttrs: "any", ConnectTimeout: 10 * time.Second, MaxConns: 10,
+			SSLMode: "prefer", RequireAuth: "any", TargetSessionAttrs: "any", ConnectTimeout: 10 * time.Second, MaxConns: 10,
 		},
 		Kube: Kube{Namespace: "wrktalk"},
 		Helm: Helm{ReleaseName: "wrktalk", Timeout: 10 * time.Minute, HistoryMax: 10},
@@ -87,6 +90,7 @@ func TestDefaults(t *testing.T) {
 			ProjectName: "wrktalk", WorkingDir: "/tmp/wrktalk", Timeout: 10 * time.Minute,
 			RestoreTimeout: 5 * time.Minute, KeepReleases: 3, Settle: 300 * time.Millisecond,
 		},
+		Policy: Policy{Preset: policy.PresetDefault, OwnParents: policy.ParentsAsPreset},
 		Maintenance: Maintenance{
 			ModeHandler: "nginx", FlagFile: "/tmp/maintenance-mode", ReloadCommand: "nginx -s reload",
 			HAProxySocket: "/run/haproxy/admin.sock", HAProxyBackend: "wrktalk", Drain: 5 * time.Second, Timeout: 30 * time.Second,
@@ -96,8 +100,11 @@ func TestDefaults(t *testing.T) {
 		},
 		HTTP:     HTTP{Listen: "127.0.0.1:9471"},
 		Log:      Log{Level: slog.LevelInfo, Format: "auto"},
-		Notify:   Notify{MaxAge: 72 * time.Hour, TLS: "auto", Timeout: 30 * time.Second},
+		Notify:   Notify{MaxAge: 72 * time.Hour, TLS: "auto", Timeout: 30 * time.Second, OAuthScope: "https://outlook.office365.com/.default"},
 		StateDir: "/var/lib/wrktalk-agent", RuntimeDir: "/run/wrktalk-agent",
+	}
+	for i := range want.Policy.Choices {
+		want.Policy.Choices[i] = policy.AsPreset
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("defaults:\n got %+v\nwant %+v", got, want)
@@ -133,7 +140,7 @@ func TestReferenceVariables(t *testing.T) {
 	if got := c.DB.Password.Reveal(); got != "p@ss" {
 		t.Errorf("password = %q", got)
 	}
-	if w := c.Warnings(); len(w) > 0 {
+	if w := c.Warnings(); len(w) != 1 || !strings.Contains(w[0], "db.ssl_mode is require: nothing proves that db.example is the database") {
 		t.Errorf("warnings: %q", w)
 	}
 }
@@ -182,7 +189,7 @@ func TestConfigFileChoice(t *testing.T) {
 	system, variable, flag := toml("WARNING"), toml("ERROR"), toml("CRITICAL")
 	missing := filepath.Join(t.TempDir(), "missing.toml")
 
-	src := Source{SystemFile: system}
+	src := Source{systemFile: system}
 	if c := mustLoad(t, src); c.Log.Level != slog.LevelWarn {
 		t.Errorf("system file not read: %v", c.Log.Level)
 	}
@@ -191,13 +198,13 @@ func TestConfigFileChoice(t *testing.T) {
 		t.Errorf("file of the variable not read: %v", c.Log.Level)
 	}
 	src.File = flag
-	if c := mustLoad(t, src); c.Log.Level != LevelCritical {
+	if c := mustLoad(t, src); c.Log.Level != levelCritical {
 		t.Errorf("file of the flag not read: %v", c.Log.Level)
 	}
 	for _, src := range []Source{
 		{Environ: []string{docker}, File: missing},
 		{Environ: []string{docker, "WRKTALK_AGENT_CONFIG=" + missing}},
-		{Environ: []string{docker}, SystemFile: t.TempDir()}, // there, but unreadable
+		{Environ: []string{docker}, systemFile: t.TempDir()}, // there, but unreadable
 	} {
 		if lines := mustFail(t, src); len(lines) != 1 || !strings.Contains(lines[0], "read configuration file: ") {
 			t.Errorf("errors: %q", lines)
@@ -233,7 +240,7 @@ settle = 0
 		file + `:2: there is no key "colour" outside the sections`,
 		file + `:5: there is no key agent.heartbeat`,
 		file + `:6: cannot use the value of agent.max_attempts: want a whole number`,
-		file + `:7: there is no section [databse]: there are agent, db, kube, helm, compose, maintenance, staging, http, log, notify`,
+		file + `:7: there is no section [databse]: there are agent, db, kube, helm, compose, policy, maintenance, staging, http, log, notify`,
 		`WRKTALK_AGENT_POLL_INTERVAL and WRKTALK_AGENT_AGENT_POLL_INTERVAL disagree about agent.poll_interval: keep one`,
 		`--set kube.namspace: there is no such key: did you mean "kube.namespace"?`,
 		`--set wants section.key=value`,
@@ -342,6 +349,21 @@ func TestDefaultLeaseFollowsHeartbeat(t *testing.T) {
 	c := mustLoad(t, source(t, []string{docker, "WRKTALK_AGENT_HEARTBEAT_INTERVAL=300"}))
 	if c.Agent.Lease != 10*time.Minute {
 		t.Errorf("lease = %v", c.Agent.Lease)
+	}
+}
+
+func TestShutdownGraceFollowsTheDeployment(t *testing.T) {
+	for _, test := range []struct {
+		platform, sets string
+		want           time.Duration
+	}{
+		{docker, "compose.timeout=1h", time.Hour + 5*time.Minute + 2*time.Minute},
+		{"WRKTALK_AGENT_DEPLOYMENT_TYPE=kubernetes", "helm.timeout=1h", 2*time.Hour + 2*time.Minute},
+	} {
+		c := mustLoad(t, source(t, []string{test.platform}, test.sets, "agent.shutdown_grace=auto"))
+		if c.Agent.ShutdownGrace != test.want {
+			t.Errorf("%s: %v, want %v", test.platform, c.Agent.ShutdownGrace, test.want)
+		}
 	}
 }
 

@@ -23,6 +23,21 @@ func duration(field func(*Config) *time.Duration, least time.Duration) binding {
 	}, formatDuration)
 }
 
+// durationOrAuto accepts durations of zero and more, and auto, which stands in the
+// field as a negative one until validate has replaced it.
+func durationOrAuto(field func(*Config) *time.Duration) binding {
+	return bind(kindDuration, field, func(s string) (time.Duration, error) {
+		if strings.EqualFold(s, "auto") {
+			return -1, nil
+		}
+		d, ok := parseDuration(s)
+		if !ok || d < 0 {
+			return 0, errors.New("want 0 or a duration such as 30 (seconds), 30s, 10m or 1h30m, or auto")
+		}
+		return d, nil
+	}, formatDuration)
+}
+
 // parseDuration reads whole seconds (30), or what time.ParseDuration reads.
 func parseDuration(s string) (time.Duration, bool) {
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil {

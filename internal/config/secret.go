@@ -18,8 +18,8 @@ const redacted = "[redacted]"
 // one is an address. Two Secrets are therefore compared by Reveal, not by ==.
 type Secret struct{ text *string }
 
-// NewSecret returns a Secret holding text.
-func NewSecret(text string) Secret {
+// newSecret returns a Secret holding text.
+func newSecret(text string) Secret {
 	if text == "" {
 		return Secret{}
 	}

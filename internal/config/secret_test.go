@@ -15,25 +15,25 @@ const hunter = "hUnTeR2-π"
 
 func TestSecretShowsNothing(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%20s"} {
-		if got := fmt.Sprintf(verb, NewSecret(hunter)); got != redacted {
+		if got := fmt.Sprintf(verb, newSecret(hunter)); got != redacted {
 			t.Errorf("%s shows %q", verb, got)
 		}
-		if got := fmt.Sprintf(verb, NewSecret("")); got != "" {
+		if got := fmt.Sprintf(verb, newSecret("")); got != "" {
 			t.Errorf("%s shows %q of nothing", verb, got)
 		}
 	}
-	if got := fmt.Sprint(NewSecret(hunter)); got != redacted {
+	if got := fmt.Sprint(newSecret(hunter)); got != redacted {
 		t.Errorf("Sprint shows %q", got)
 	}
 	for secret, want := range map[string]string{hunter: `"[redacted]"`, "": `""`} {
-		if got, err := json.Marshal(NewSecret(secret)); err != nil || string(got) != want {
+		if got, err := json.Marshal(newSecret(secret)); err != nil || string(got) != want {
 			t.Errorf("JSON: %s, %v", got, err)
 		}
 	}
-	if got, err := NewSecret(hunter).MarshalText(); err != nil || string(got) != redacted {
+	if got, err := newSecret(hunter).MarshalText(); err != nil || string(got) != redacted {
 		t.Errorf("text: %s, %v", got, err)
 	}
-	if got := NewSecret(hunter).Reveal(); got != hunter {
+	if got := newSecret(hunter).Reveal(); got != hunter {
 		t.Errorf("Reveal = %q", got)
 	}
 }
@@ -129,7 +129,7 @@ func TestBadSnapshots(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"empty":     {"", "no complete line"},
 		"cut":       {good[:len(good)/2], "no complete line"},
-		"too large": {strings.Repeat(" ", MaxSnapshot) + good, "no complete line"},
+		"too large": {strings.Repeat(" ", maxSnapshot) + good, "no complete line"},
 		"no JSON":   {hunter + "\n", "not JSON"},
 		"version":   {replace(`"version":1`, `"version":2`), "version 2, want 1"},
 		"field":     {replace(`"state_dir"`, `"state"`), "malformed"},

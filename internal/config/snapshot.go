@@ -14,8 +14,8 @@ import (
 // snapshot of another.
 const snapshotVersion = 1
 
-// MaxSnapshot is the largest snapshot, in bytes, its newline included.
-const MaxSnapshot = 1 << 20
+// maxSnapshot is the largest snapshot, in bytes, its newline included.
+const maxSnapshot = 1 << 20
 
 // snapshot is what a Config is made of. Values are bytes, base64 in JSON: a
 // password need not be valid UTF-8.
@@ -50,8 +50,8 @@ func (c *Config) Snapshot() ([]byte, error) {
 	if err != nil {
 		return nil, errors.New("encode configuration snapshot")
 	}
-	if line = append(line, '\n'); len(line) > MaxSnapshot {
-		return nil, fmt.Errorf("encode configuration snapshot: %d bytes are more than %d", len(line), MaxSnapshot)
+	if line = append(line, '\n'); len(line) > maxSnapshot {
+		return nil, fmt.Errorf("encode configuration snapshot: %d bytes are more than %d", len(line), maxSnapshot)
 	}
 	return line, nil
 }
@@ -59,9 +59,9 @@ func (c *Config) Snapshot() ([]byte, error) {
 // LoadSnapshot returns the Config whose Snapshot r delivers. It returns when it
 // has read the line, so r may stay open; what follows the newline may be lost.
 func LoadSnapshot(r io.Reader) (*Config, error) {
-	line, err := bufio.NewReader(io.LimitReader(r, MaxSnapshot)).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(r, maxSnapshot)).ReadBytes('\n')
 	if errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("read configuration snapshot: no complete line within %d bytes", MaxSnapshot)
+		return nil, fmt.Errorf("read configuration snapshot: no complete line within %d bytes", maxSnapshot)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read configuration snapshot: %w", err)
@@ -97,7 +97,7 @@ func LoadSnapshot(r io.Reader) (*Config, error) {
 		if setting.Key != keys[i].name {
 			return nil, fmt.Errorf("read configuration snapshot: %q in the place of %s: restart the agent", setting.Key, keys[i].name)
 		}
-		c.entries[i] = entry{NewSecret(string(setting.Value)), setting.Source}
+		c.entries[i] = entry{newSecret(string(setting.Value)), setting.Source}
 	}
 	if problems := c.resolve(); len(problems) > 0 {
 		return nil, fmt.Errorf("read configuration snapshot: %w", errors.Join(problems...))

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/wrktalk/wrktalk-agent/internal/platform"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
@@ -59,13 +60,12 @@ func mustLookup(name string) int {
 }
 
 // keys is the table.
-var keys = slices.Concat(agentKeys, dbKeys, deployKeys, maintenanceKeys, serviceKeys)
+var keys = slices.Concat(agentKeys, dbKeys, deployKeys, policyKeys, maintenanceKeys, serviceKeys, notifyKeys)
 
 var agentKeys = []key{
 	{
 		"agent.deployment_type", "", "what this agent deploys to; required",
-		choice(func(c *Config) *task.DeploymentType { return &c.Agent.DeploymentType },
-			task.DeploymentKubernetes, task.DeploymentDocker),
+		choice(func(c *Config) *task.DeploymentType { return &c.Agent.DeploymentType }, platform.Types()...),
 	},
 	{
 		"agent.poll_interval", "30s", "how often to look for a due task",
@@ -80,8 +80,8 @@ var agentKeys = []key{
 		duration(func(c *Config) *time.Duration { return &c.Agent.Lease }, 1),
 	},
 	{
-		"agent.shutdown_grace", "10m", "how long a deployment in flight may go on after SIGTERM; 0 interrupts it at once",
-		duration(func(c *Config) *time.Duration { return &c.Agent.ShutdownGrace }, 0),
+		"agent.shutdown_grace", "10m", "how long a deployment in flight may go on after SIGTERM; 0 interrupts it at once; auto: as long as one may take by its own limits",
+		durationOrAuto(func(c *Config) *time.Duration { return &c.Agent.ShutdownGrace }),
 	},
 	{
 		"agent.max_attempts", "3", "how often a task is started before it is failed, when agents die in the middle of it",
@@ -136,6 +136,10 @@ var dbKeys = []key{
 		pathOr(func(c *Config) *string { return &c.DB.SSLKey }, ""),
 	},
 	{
+		"db.require_auth", "auto", "which logins the server may ask for: any, or those of libpq separated by commas (scram-sha-256, md5, password, gss, none); auto: any on this host and where db.ssl_mode verifies the server, else passwords by scram-sha-256 alone",
+		text(func(c *Config) *string { return &c.DB.RequireAuth }, isRequireAuth),
+	},
+	{
 		"db.target_session_attrs", "auto", "which of several servers will do; auto: read-write with several hosts, else any",
 		choice(func(c *Config) *string { return &c.DB.TargetSessionAttrs },
 			"auto", "any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
@@ -157,7 +161,7 @@ var deployKeys = []key{
 		text(func(c *Config) *string { return &c.Kube.Namespace }, isNamespace),
 	},
 	{
-		"kube.kubeconfig", "", "kubeconfig file; empty: in-cluster, else the default file",
+		"kube.kubeconfig", "", "kubeconfig file; empty: those of the variable KUBECONFIG, else in-cluster, else ~/.kube/config",
 		pathOr(func(c *Config) *string { return &c.Kube.Kubeconfig }, ""),
 	},
 	{

@@ -87,31 +87,15 @@ var serviceKeys = []key{
 		listen(func(c *Config) *string { return &c.HTTP.Listen }),
 	},
 	{
+		"http.allowed_hosts", "", "names by which others ask for these pages, separated by commas; addresses, localhost and the host's own name always do; *: any",
+		allowedHosts(func(c *Config) *[]string { return &c.HTTP.AllowedHosts }),
+	},
+	{
 		"log.level", "INFO", "least level that is logged, as Python names them",
 		level(func(c *Config) *slog.Level { return &c.Log.Level }),
 	},
 	{
 		"log.format", "auto", "auto: text on a terminal, else json",
 		choice(func(c *Config) *string { return &c.Log.Format }, "auto", "text", "json"),
-	},
-	{
-		"notify.max_age", "72h", "how old an undeliverable mail gets before it is given up",
-		duration(func(c *Config) *time.Duration { return &c.Notify.MaxAge }, 1),
-	},
-	{
-		"notify.tls", "auto", "auto: implicit TLS on port 465, STARTTLS elsewhere, which only a server on the loopback address may lack; none: unencrypted",
-		choice(func(c *Config) *string { return &c.Notify.TLS }, "auto", "starttls", "implicit", "none"),
-	},
-	{
-		"notify.ca_file", "", "file of CA certificates to trust beside the system's",
-		pathOr(func(c *Config) *string { return &c.Notify.CAFile }, ""),
-	},
-	{
-		"notify.helo", "", "name to greet the mail server with; empty: the host's",
-		text(func(c *Config) *string { return &c.Notify.Helo }, isHelo),
-	},
-	{
-		"notify.timeout", "30s", "how long one exchange with the mail server may take; once it has the whole mail, it may take 10m to answer",
-		duration(func(c *Config) *time.Duration { return &c.Notify.Timeout }, 1),
 	},
 }

@@ -80,7 +80,7 @@ func secret(field func(*Config) *Secret, check func(string) error) binding {
 					return err
 				}
 			}
-			*field(c) = NewSecret(text)
+			*field(c) = newSecret(text)
 			return nil
 		},
 		get: func(c *Config) string { return field(c).String() },
@@ -174,7 +174,7 @@ var levels = []struct {
 	{"WARNING", slog.LevelWarn},
 	{"WARN", slog.LevelWarn},
 	{"ERROR", slog.LevelError},
-	{"CRITICAL", LevelCritical},
+	{"CRITICAL", levelCritical},
 }
 
 func level(field func(*Config) *slog.Level) binding {

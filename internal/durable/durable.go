@@ -77,26 +77,17 @@ func writeFile(root *os.Root, name string, data []byte, perm fs.FileMode) (err e
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	if err := fault.Point("durable.writefile.sync" + label); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
+	if err := fault.Step("durable.writefile.sync"+label, f.Sync); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := fault.Point("durable.writefile.rename" + label); err != nil {
-		return err
-	}
-	if err := root.Rename(temp, name); err != nil {
+	if err := fault.Step("durable.writefile.rename"+label, func() error { return root.Rename(temp, name) }); err != nil {
 		return err
 	}
 	named = true
-	if err := fault.Point("durable.writefile.syncdir" + label); err != nil {
-		return err
-	}
-	return syncDir(root, dir)
+	return fault.Step("durable.writefile.syncdir"+label, func() error { return syncDir(root, dir) })
 }
 
 // giveUp shreds a file that is not to be, or, on a disk that takes no write any
@@ -143,24 +134,17 @@ func rename(from *os.Root, oldname string, to *os.Root, newname string) error {
 	}
 	defer target.Close()
 
-	if err := fault.Point("durable.rename.rename" + label); err != nil {
-		return err
-	}
-	if err := unix.Renameat(int(source.Fd()), oldname, int(target.Fd()), newname); err != nil {
+	if err := fault.Step("durable.rename.rename"+label, func() error {
+		return unix.Renameat(int(source.Fd()), oldname, int(target.Fd()), newname)
+	}); err != nil {
 		return err
 	}
 	// The target first: were the source's removal alone to reach the disk, the
 	// directory would be in neither place.
-	if err := fault.Point("durable.rename.synctarget" + label); err != nil {
+	if err := fault.Step("durable.rename.synctarget"+label, target.Sync); err != nil {
 		return err
 	}
-	if err := target.Sync(); err != nil {
-		return err
-	}
-	if err := fault.Point("durable.rename.syncsource" + label); err != nil {
-		return err
-	}
-	return source.Sync()
+	return fault.Step("durable.rename.syncsource"+label, source.Sync)
 }
 
 // Mkdir creates the directory name with exactly the mode perm, whatever the
@@ -174,19 +158,13 @@ func Mkdir(root *os.Root, name string, perm fs.FileMode) error {
 
 func mkdir(root *os.Root, name string, perm fs.FileMode) error {
 	label := ":" + shown(root, name)
-	if err := fault.Point("durable.mkdir.mkdir" + label); err != nil {
-		return err
-	}
-	if err := root.Mkdir(name, perm); err != nil {
+	if err := fault.Step("durable.mkdir.mkdir"+label, func() error { return root.Mkdir(name, perm) }); err != nil {
 		return err
 	}
 	if err := root.Chmod(name, perm); err != nil {
 		return err
 	}
-	if err := fault.Point("durable.mkdir.syncdir" + label); err != nil {
-		return err
-	}
-	return syncDir(root, path.Dir(name))
+	return fault.Step("durable.mkdir.syncdir"+label, func() error { return syncDir(root, path.Dir(name)) })
 }
 
 // Remove removes the file, symbolic link or empty directory name. A missing
@@ -200,16 +178,10 @@ func Remove(root *os.Root, name string) error {
 
 func remove(root *os.Root, name string) error {
 	label := ":" + shown(root, name)
-	if err := fault.Point("durable.remove.remove" + label); err != nil {
+	if err := fault.Step("durable.remove.remove"+label, func() error { return root.Remove(name) }); err != nil {
 		return err
 	}
-	if err := root.Remove(name); err != nil {
-		return err
-	}
-	if err := fault.Point("durable.remove.syncdir" + label); err != nil {
-		return err
-	}
-	return syncDir(root, path.Dir(name))
+	return fault.Step("durable.remove.syncdir"+label, func() error { return syncDir(root, path.Dir(name)) })
 }
 
 // shown returns name as labels and errors have it: below the last component of

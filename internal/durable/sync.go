@@ -15,10 +15,8 @@ import (
 
 // SyncDir flushes the entries of the directory name, "." for the root itself.
 func SyncDir(root *os.Root, name string) error {
-	if err := fault.Point("durable.syncdir.sync:" + shown(root, name)); err != nil {
-		return fmt.Errorf("sync directory %s: %w", shown(root, name), err)
-	}
-	if err := syncDir(root, name); err != nil {
+	err := fault.Step("durable.syncdir.sync:"+shown(root, name), func() error { return syncDir(root, name) })
+	if err != nil {
 		return fmt.Errorf("sync directory %s: %w", shown(root, name), err)
 	}
 	return nil

@@ -18,5 +18,14 @@
 // malformed instruction panics at start: a test that injects nothing must not pass.
 package fault
 
+// Step does f as the step named by label, unless it is to fail there: a [Point] and
+// what follows it.
+func Step(label string, f func() error) error {
+	if err := Point(label); err != nil {
+		return err
+	}
+	return f()
+}
+
 // EnvVar is the environment variable that a faultinject build reads.
 const EnvVar = "WRKTALK_FAULT"

@@ -1,69 +1,75 @@
 // Package mask takes secrets out of text before people, logs, mails or the
-// database see it. What is secret is learned from an env file: values whose
-// names look secret, and any other value long enough to give something away.
+// database see it. What is secret is learned from names and values: those of an env
+// file, of Helm values, of the environment of services. classify.go says which
+// values count and where they are hidden, forms.go in which spellings.
 //
-// Masking errs on the side of hiding: a harmless word that equals a secret is
-// hidden too.
+// Masking errs on the side of hiding, as long as a message stays readable: what
+// cannot be told from a word or a number that has nothing to do with it is hidden
+// only behind a name that promises a secret.
 package mask
 
 import (
-	"encoding/base64"
-	"encoding/json"
-	"net/url"
+	"cmp"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
-const (
-	minSecret = 3 // bytes of a value whose name looks secret
-	minLine   = 4 // bytes of one line of such a value
-	minOther  = 8 // bytes of any other value
-)
-
-// Masker replaces the secrets of one or several env files. The zero value and
-// nil know none, but still hide passwords in URLs. It is safe for concurrent
-// use.
+// Masker replaces secrets. The zero value and nil know none, but still hide
+// passwords in URLs. It is safe for concurrent use.
 type Masker struct {
-	replacer *strings.Replacer
-	longest  int // bytes of the longest secret
+	// entries are by their first bytes, the longest first: a short secret inside a
+	// long one would leave the rest of it readable.
+	entries map[string][]entry
+	longest int // bytes of the longest secret
 }
 
-// New returns a Masker for the values of env: name to value. A value shows as
+// entry is one spelling of a secret.
+type entry struct {
+	text  string
+	name  string
+	where where
+}
+
+// prefixes are by how many of its first bytes an entry is found: by as many of these
+// as it has. An env may hold thousands of values that begin alike.
+var prefixes = [...]int{16, 8, 3, 1}
+
+func indexOf(text string) string {
+	for _, n := range prefixes {
+		if len(text) >= n {
+			return text[:n]
+		}
+	}
+	return ""
+}
+
+// New returns a Masker for the values of secrets: name to value. A value shows as
 // ${NAME}. When several names share a value, the first in alphabetical order
 // stands for it.
-func New(envs ...map[string]string) *Masker {
-	secrets := map[string]string{} // secret to its name
-	for _, env := range envs {
-		for name, value := range env {
-			for _, s := range secretsOf(name, value) {
-				if old, ok := secrets[s]; !ok || name < old {
-					secrets[s] = name
-				}
-			}
+func New(secrets ...map[string]string) *Masker { return NewExcept(nil, secrets...) }
+
+// NewExcept is New for a text in which words are common, as the names of a
+// release's services and images are.
+func NewExcept(words []string, secrets ...map[string]string) *Masker {
+	c := classifier{found: map[string]entry{}, words: map[string]bool{}}
+	for _, w := range words {
+		c.words[strings.ToLower(w)] = true
+	}
+	for _, values := range secrets {
+		for name, value := range values {
+			c.learn(name, value)
 		}
 	}
-	texts := make([]string, 0, len(secrets))
-	for s := range secrets {
-		texts = append(texts, s)
+	m := &Masker{entries: map[string][]entry{}}
+	for _, e := range c.found {
+		m.longest = max(m.longest, len(e.text))
+		m.entries[indexOf(e.text)] = append(m.entries[indexOf(e.text)], e)
 	}
-	// The replacer tries them in this order: the longest must come first, or a
-	// short secret inside a long one would leave the rest of it readable.
-	slices.SortFunc(texts, func(a, b string) int {
-		if len(a) != len(b) {
-			return len(b) - len(a)
-		}
-		return strings.Compare(a, b)
-	})
-	m := &Masker{}
-	pairs := make([]string, 0, 2*len(texts))
-	for _, s := range texts {
-		pairs = append(pairs, s, "${"+secrets[s]+"}")
-		m.longest = max(m.longest, len(s))
-	}
-	if len(pairs) > 0 {
-		m.replacer = strings.NewReplacer(pairs...)
+	for _, list := range m.entries {
+		slices.SortFunc(list, func(a, b entry) int {
+			return cmp.Or(cmp.Compare(len(b.text), len(a.text)), cmp.Compare(a.text, b.text))
+		})
 	}
 	return m
 }
@@ -74,13 +80,49 @@ var userinfo = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://[^\s/:@"']*):[^\s/
 
 // String returns s with every secret replaced.
 func (m *Masker) String(s string) string {
-	if m != nil && m.replacer != nil {
-		s = m.replacer.Replace(s)
+	if m != nil && len(m.entries) > 0 {
+		s = m.replace(s)
 	}
 	if strings.Contains(s, "://") {
 		s = userinfo.ReplaceAllString(s, "${1}:***@")
 	}
 	return s
+}
+
+func (m *Masker) replace(s string) string {
+	var out strings.Builder
+	done := 0
+	for i := 0; i < len(s); {
+		e, ok := m.at(s, i)
+		if !ok {
+			i++
+			continue
+		}
+		out.WriteString(s[done:i])
+		out.WriteString("${" + e.name + "}")
+		i += len(e.text)
+		done = i
+	}
+	if done == 0 {
+		return s
+	}
+	out.WriteString(s[done:])
+	return out.String()
+}
+
+// at returns the longest secret that is to be hidden at s[i:].
+func (m *Masker) at(s string, i int) (entry, bool) {
+	for _, n := range prefixes {
+		if i+n > len(s) {
+			continue
+		}
+		for _, e := range m.entries[s[i:i+n]] {
+			if strings.HasPrefix(s[i:], e.text) && e.hiddenAt(s, i) {
+				return e, true
+			}
+		}
+	}
+	return entry{}, false
 }
 
 // Strings returns lines with every secret replaced, in a new slice.
@@ -90,89 +132,4 @@ func (m *Masker) Strings(lines []string) []string {
 		out[i] = m.String(l)
 	}
 	return out
-}
-
-// secretsOf returns what must not show of the variable name.
-func secretsOf(name, value string) []string {
-	secret := looksSecret(name)
-	value = strings.TrimSpace(value)
-	switch {
-	case isBool(value):
-		return nil
-	case secret && len(value) >= minSecret:
-	case !secret && len(value) >= minOther && !harmless(name, value):
-	default:
-		return nil
-	}
-	found := forms(value)
-	if lines := strings.Split(value, "\n"); len(lines) > 1 {
-		least := minOther
-		if secret {
-			least = minLine
-		}
-		for _, l := range lines {
-			if l = strings.TrimSpace(l); len(l) >= least {
-				found = append(found, forms(l)...)
-			}
-		}
-	}
-	return found
-}
-
-// forms returns the ways in which programs print value: as it is, quoted, in
-// JSON, in a URL, in base64.
-func forms(value string) []string {
-	found := []string{value}
-	add := func(s string) {
-		if !slices.Contains(found, s) {
-			found = append(found, s)
-		}
-	}
-	quoted := strconv.Quote(value)
-	add(quoted[1 : len(quoted)-1])
-	if doc, err := json.Marshal(value); err == nil {
-		add(string(doc[1 : len(doc)-1]))
-	}
-	add(url.QueryEscape(value))
-	add(url.PathEscape(value))
-	if len(value) >= minOther {
-		add(strings.TrimRight(base64.StdEncoding.EncodeToString([]byte(value)), "="))
-		add(strings.TrimRight(base64.URLEncoding.EncodeToString([]byte(value)), "="))
-	}
-	return found
-}
-
-var secretWords = []string{
-	"PASS", "PWD", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "AUTH", "DSN",
-	"PRIVATE", "SALT", "CERT", "SIGNATURE", "WEBHOOK", "COOKIE", "SESSION",
-}
-
-// looksSecret reports whether the name of a variable promises a secret.
-func looksSecret(name string) bool {
-	name = strings.ToUpper(name)
-	for _, w := range secretWords {
-		if strings.Contains(name, w) {
-			return true
-		}
-	}
-	return false
-}
-
-var (
-	harmlessName  = regexp.MustCompile(`(?i)(^|_)(IMAGE|TAG|VERSION)(_|$)|^COMPOSE_`)
-	harmlessValue = regexp.MustCompile(`^[+-]?[0-9][0-9.,:]*[A-Za-z%]{0,3}$|^v?[0-9]+(\.[0-9A-Za-z]+)+([-+][0-9A-Za-z.-]+)?$`)
-)
-
-// harmless reports whether a value under a name that does not look secret is
-// plainly fit to show: a number, a version, an image.
-func harmless(name, value string) bool {
-	return harmlessName.MatchString(name) || harmlessValue.MatchString(value)
-}
-
-func isBool(value string) bool {
-	switch strings.ToLower(value) {
-	case "true", "false", "yes", "no", "on", "off", "none", "null":
-		return true
-	}
-	return false
 }

@@ -164,22 +164,13 @@ func (s *shredder) erase(dir *os.File, base, shown string, st unix.Stat_t) error
 	if now.Dev != st.Dev || now.Ino != st.Ino || now.Nlink > 1 || now.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errors.New("file was replaced while being shredded")
 	}
-	if err := s.point("overwrite", shown); err != nil {
+	if err := s.step("overwrite", shown, func() error { return s.overwrite(f, now.Size) }); err != nil {
 		return err
 	}
-	if err := s.overwrite(f, now.Size); err != nil {
+	if err := s.step("sync", shown, f.Sync); err != nil {
 		return err
 	}
-	if err := s.point("sync", shown); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := s.point("truncate", shown); err != nil {
-		return err
-	}
-	return f.Truncate(0)
+	return s.step("truncate", shown, func() error { return f.Truncate(0) })
 }
 
 // overwrite replaces the first size bytes of f by random ones.
@@ -203,15 +194,12 @@ func (s *shredder) overwrite(f *os.File, size int64) error {
 }
 
 func (s *shredder) unlink(dir *os.File, base, shown string, flags int) {
-	err := s.point("unlink", shown)
-	if err == nil {
-		err = unix.Unlinkat(int(dir.Fd()), base, flags)
-	}
+	err := s.step("unlink", shown, func() error { return unix.Unlinkat(int(dir.Fd()), base, flags) })
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		s.fail(shown, fmt.Errorf("unlink: %w", err))
 	}
 }
 
-func (s *shredder) point(step, shown string) error {
-	return fault.Point("shred." + step + ":" + s.prefix + "/" + shown)
+func (s *shredder) step(name, shown string, f func() error) error {
+	return fault.Step("shred."+name+":"+s.prefix+"/"+shown, f)
 }

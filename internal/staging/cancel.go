@@ -13,26 +13,31 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
-// RequestCancel leaves an operator's wish to have the task cancelled where its
-// runner looks for it, with a reason that may be empty. It works on a directory
-// that is moved meanwhile, and as root on one of the agent's user.
+// RequestCancel writes an operator's request to cancel the task where its runner
+// looks for it, with a reason that may be empty. It works on a directory that is
+// moved meanwhile, and as root on one of the agent's user.
 func (t *Task) RequestCancel(reason string) error {
-	return t.with(func(root *os.Root) error {
+	return t.withRoot(func(root *os.Root) error {
 		text := task.SafeText(strings.Join(strings.Fields(reason), " "), task.MaxMessage)
-		if err := durable.WriteFile(root, CancelFile, []byte(text+"\n"), 0o600); err != nil {
-			return err
-		}
-		// What root leaves behind, the agent's user could not shred.
-		info, err := root.Stat(".")
-		if err != nil {
-			return err
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || int(st.Uid) == os.Geteuid() {
-			return nil
-		}
-		return root.Lchown(CancelFile, int(st.Uid), int(st.Gid))
+		return leaveFile(root, CancelFile, []byte(text+"\n"))
 	})
+}
+
+// leaveFile writes a file for the runner into a task's directory. What root leaves
+// behind, the agent's user could not shred: it becomes the directory's owner's.
+func leaveFile(root *os.Root, name string, content []byte) error {
+	if err := durable.WriteFile(root, name, content, 0o600); err != nil {
+		return err
+	}
+	info, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(st.Uid) == os.Geteuid() {
+		return nil
+	}
+	return root.Lchown(name, int(st.Uid), int(st.Gid))
 }
 
 // CancelRequested reports whether RequestCancel was called on the task whose
@@ -53,20 +58,4 @@ func CancelRequested(root *os.Root) (reason string, ok bool, err error) {
 		return "", true, fmt.Errorf("read %s: %w", CancelFile, err)
 	}
 	return task.SafeText(strings.TrimSpace(string(data)), task.MaxMessage), true, nil
-}
-
-// Held reports whether a process holds role's part of the directory: whether
-// that component is running on it.
-func (d *Dir) Held(role Role) (bool, error) {
-	f, err := d.states[rolesState[role]].Open(".")
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	// A shared lock, given back at once: it disturbs nobody who looks as well.
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return true, nil
-	}
-	return false, err
 }

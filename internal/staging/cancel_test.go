@@ -11,9 +11,9 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 )
 
-// A wish goes with the task from state to state, is no difference to the
-// manifest, and outlives a draft that is staged anew.
-func TestWishToCancelTravelsWithTheTask(t *testing.T) {
+// A request to cancel goes with the task from state to state, is no difference
+// to the manifest, and stays in a draft that is staged anew.
+func TestCancelRequestTravelsWithTheTask(t *testing.T) {
 	path := t.TempDir()
 	fetcher, runner := open(t, path, staging.Fetcher), open(t, path, staging.Runner)
 	ready := stage(t, fetcher)
@@ -23,7 +23,7 @@ func TestWishToCancelTravelsWithTheTask(t *testing.T) {
 	}
 	defer root.Close()
 	if _, ok, err := staging.CancelRequested(root); ok || err != nil {
-		t.Fatalf("without a wish: %v, %v", ok, err)
+		t.Fatalf("without a request: %v, %v", ok, err)
 	}
 	if err := ready.RequestCancel("wrong\nversion \x00"); err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func TestWishToCancelTravelsWithTheTask(t *testing.T) {
 	if err != nil || len(tasks) != 1 {
 		t.Fatalf("%v, %v", tasks, err)
 	}
-	if err := tasks[0].Take(); err != nil {
+	if err := tasks[0].Start(); err != nil {
 		t.Fatal(err)
 	}
 	if state, err := runner.Where(ready.Name); state != staging.Running || err != nil {
@@ -47,9 +47,9 @@ func TestWishToCancelTravelsWithTheTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := tasks[0].Verify(m); err != nil {
-		t.Errorf("the wish counts as a difference: %v", err)
+		t.Errorf("the request counts as a difference: %v", err)
 	}
-	if err := tasks[0].Discard(); err != nil {
+	if err := tasks[0].Remove(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := runner.Where(ready.Name); !errors.Is(err, fs.ErrNotExist) {
@@ -60,7 +60,7 @@ func TestWishToCancelTravelsWithTheTask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(draft.SetClaim(claim), draft.Task().RequestCancel(""), draft.Clear()); err != nil {
+	if err := errors.Join(draft.SaveManifest(claim), draft.Task().RequestCancel(""), draft.Reset()); err != nil {
 		t.Fatal(err)
 	}
 	if reason, ok, err := staging.CancelRequested(draft.Root()); reason != "" || !ok || err != nil {
@@ -70,7 +70,7 @@ func TestWishToCancelTravelsWithTheTask(t *testing.T) {
 
 // What root leaves in a directory of the agent's user belongs to that user, who
 // could not shred it otherwise.
-func TestWishOfRootIsGivenAway(t *testing.T) {
+func TestCancelRequestOfRootIsGivenAway(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can act for another user")
 	}
@@ -87,24 +87,24 @@ func TestWishOfRootIsGivenAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if uid := owner(info); uid != 65534 {
-		t.Errorf("the wish belongs to user %d", uid)
+		t.Errorf("the request belongs to user %d", uid)
 	}
 }
 
 // Looking whether a component runs finds it, and disturbs nobody.
-func TestHeldTellsWhoRuns(t *testing.T) {
+func TestLockedTellsWhoRuns(t *testing.T) {
 	path := t.TempDir()
 	fetcher := open(t, path, staging.Fetcher)
 	reader := open(t, path, staging.Reader)
 	for role, want := range map[staging.Role]bool{staging.Fetcher: true, staging.Runner: false} {
-		if held, err := reader.Held(role); held != want || err != nil {
-			t.Errorf("%s: %v, %v", role, held, err)
+		if locked, err := reader.Locked(role); locked != want || err != nil {
+			t.Errorf("%s: %v, %v", role, locked, err)
 		}
 	}
 	open(t, path, staging.Runner) // the look left no lock
 	fetcher.Close()
-	if held, err := reader.Held(staging.Fetcher); held || err != nil {
-		t.Errorf("a fetcher that ended: %v, %v", held, err)
+	if locked, err := reader.Locked(staging.Fetcher); locked || err != nil {
+		t.Errorf("a fetcher that ended: %v, %v", locked, err)
 	}
 }
 

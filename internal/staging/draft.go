@@ -20,12 +20,12 @@ type Draft struct {
 	lock *os.File
 }
 
-// errHeld says that a draft is being written.
-var errHeld = errors.New("somebody else holds the draft")
+// errLocked says that a draft is being written.
+var errLocked = errors.New("another process is writing the draft")
 
-// hold makes t, which lies in tmp, this process's draft. The error is errHeld
-// while another one writes it, and fs.ErrNotExist when it is there no more.
-func hold(t *Task) (_ *Draft, err error) {
+// lockDraft makes t, which lies in tmp, this process's draft. The error is
+// errLocked while another one writes it, and fs.ErrNotExist when it is gone.
+func lockDraft(t *Task) (_ *Draft, err error) {
 	root, err := t.Root()
 	if err != nil {
 		return nil, err
@@ -41,68 +41,68 @@ func hold(t *Task) (_ *Draft, err error) {
 	}
 	switch err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		return nil, errHeld
+		return nil, errLocked
 	case err != nil:
 		return nil, fmt.Errorf("lock draft %s: %w", t.Name, err)
-	case t.Gone(): // its writer let go of it by publishing it
+	case t.Missing(): // its writer has published it
 		return nil, fs.ErrNotExist
 	}
 	return d, nil
 }
 
+// createTries is how often Create begins again when its directory is taken for a
+// leftover before it is locked.
+const createTries = 100
+
 // Create begins a directory named name, which comes from Name; a counter is
 // added when one of that name lies in any state already.
 func (d *Dir) Create(name string) (*Draft, error) {
-	for {
+	for tries := 1; ; tries++ {
 		unique, err := d.unused(name)
 		if err != nil {
 			return nil, err
 		}
-		if err := durable.Mkdir(d.states[Tmp], unique, 0o700); err != nil {
+		var draft *Draft
+		tmp, err := d.root(Tmp)
+		if err == nil {
+			err = durable.Mkdir(tmp, unique, 0o700)
+		}
+		if err == nil {
+			draft, err = lockDraft(&Task{dir: d, Name: unique, State: Tmp})
+		}
+		switch {
+		case err == nil:
+			return draft, nil
+		case tries < createTries && (errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist)):
+			// A fetcher that clears leftovers away was faster than the lock.
+		default:
 			return nil, fmt.Errorf("create task directory %s: %w", unique, err)
 		}
-		draft, err := hold(&Task{dir: d, Name: unique, State: Tmp})
-		if errors.Is(err, errHeld) || errors.Is(err, fs.ErrNotExist) {
-			continue // who clears leftovers away was faster than the lock
-		}
-		return draft, err
 	}
 }
 
-// unused returns name, or name with a counter when it is taken in any state.
+// unused returns name, or name with a counter when it exists in any state.
 func (d *Dir) unused(name string) (string, error) {
 	for n := 1; n < 1000; n++ {
 		candidate := name
 		if n > 1 {
 			candidate = fmt.Sprintf("%s.%d", name, n)
 		}
-		taken, err := d.taken(candidate)
-		if err != nil {
-			return "", fmt.Errorf("look for task directory %s: %w", candidate, err)
-		}
-		if !taken {
+		_, err := d.Where(candidate)
+		if errors.Is(err, fs.ErrNotExist) {
 			return candidate, nil
+		}
+		if err != nil {
+			return "", err
 		}
 	}
 	return "", fmt.Errorf("find a free name for task directory %s: 1000 of that name exist; look into quarantine", name)
 }
 
-func (d *Dir) taken(name string) (bool, error) {
-	for _, s := range States {
-		_, err := d.states[s].Lstat(name)
-		if err == nil {
-			return true, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-	}
-	return false, nil
-}
-
 // Drafts returns what lies in tmp and nobody writes: drafts whose writer died.
-// Each is taken up again, discarded or, to leave it alone, closed. With an error it
-// returns those it could open, nil only when tmp itself could not be listed.
+// The caller publishes, removes or, to leave it as it is, closes each. With an
+// error it returns those it could open, nil only when tmp itself could not be
+// listed.
 func (d *Dir) Drafts() ([]*Draft, error) {
 	tasks, err := d.List(Tmp)
 	if err != nil {
@@ -111,11 +111,11 @@ func (d *Dir) Drafts() ([]*Draft, error) {
 	drafts := []*Draft{}
 	var errs []error
 	for _, t := range tasks {
-		draft, err := hold(t)
+		draft, err := lockDraft(t)
 		switch {
 		case err == nil:
 			drafts = append(drafts, draft)
-		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errHeld):
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errLocked):
 			errs = append(errs, err)
 		}
 	}
@@ -131,14 +131,31 @@ func (d *Draft) Close() error {
 	return err
 }
 
-// SetClaim keeps durably whose claim the draft is: the manifest as far as it is
-// known when the claim is made. It is written before the claim is committed, so
-// that a crash right after the commit forgets nothing.
-func (d *Draft) SetClaim(m Manifest) error { return d.writeManifest(m) }
+// Renew begins the draft anew, empty, if somebody has removed its directory, and
+// reports whether that was so.
+func (d *Draft) Renew() (renewed bool, err error) {
+	if !d.t.Missing() {
+		return false, nil
+	}
+	next, err := d.t.dir.Create(d.t.Name)
+	if err != nil {
+		return false, err
+	}
+	_ = d.Close()
+	next.t.onEvent = d.t.onEvent
+	*d.t = *next.t
+	d.root, d.lock = next.root, next.lock
+	return true, nil
+}
 
-// Claim returns what SetClaim kept, or an error that is fs.ErrNotExist when the
-// draft's fetcher died before it made its claim.
-func (d *Draft) Claim() (*Manifest, error) { return d.t.Manifest() }
+// SaveManifest writes durably whose claim the draft is: the manifest as far as it
+// is known when the claim is made. It is written before the claim is committed, so
+// that the claim is known after a crash that follows the commit.
+func (d *Draft) SaveManifest(m Manifest) error { return d.writeManifest(m) }
+
+// Manifest returns what SaveManifest wrote, or an error that is fs.ErrNotExist
+// when the draft's writer died before that.
+func (d *Draft) Manifest() (*Manifest, error) { return d.t.Manifest() }
 
 func (d *Draft) writeManifest(m Manifest) error {
 	m.Schema = ManifestSchema
@@ -152,7 +169,7 @@ func (d *Draft) writeManifest(m Manifest) error {
 	return nil
 }
 
-// Root is the directory being written. It is closed by Publish, Discard and
+// Root is the directory being written. It is closed by Publish, Remove and
 // Close.
 func (d *Draft) Root() *os.Root { return d.root }
 
@@ -172,22 +189,25 @@ func (d *Draft) Publish(m Manifest) (*Task, error) {
 	return d.t, d.Close()
 }
 
-// Discard shreds the draft and removes it.
-func (d *Draft) Discard() error {
-	err := shred.Tree(d.t.dir.states[Tmp], d.t.Name)
+// Remove shreds the draft and closes it.
+func (d *Draft) Remove() error {
+	tmp, err := d.t.dir.root(Tmp)
+	if err == nil {
+		err = shred.Tree(tmp, d.t.Name)
+	}
 	if closed := d.Close(); !errors.Is(closed, os.ErrClosed) {
 		err = errors.Join(err, closed)
 	}
 	return err
 }
 
-// Drop shreds one thing that was staged.
-func (d *Draft) Drop(name string) error { return shred.Tree(d.root, name) }
+// RemoveStaged shreds one thing that was staged.
+func (d *Draft) RemoveStaged(name string) error { return shred.Tree(d.root, name) }
 
-// Clear shreds what has been staged so far, so that staging can begin anew or
-// the draft become a refusal. The claim, the timeline and an operator's wish
-// stay.
-func (d *Draft) Clear() error {
+// Reset shreds what has been staged so far, so that staging can begin anew or
+// the draft become a rejection. The manifest, the timeline and an operator's
+// request to cancel stay.
+func (d *Draft) Reset() error {
 	f, err := d.root.Open(".")
 	if err != nil {
 		return err

@@ -15,22 +15,22 @@ import (
 // its line stays below it.
 const maxEventLine = 64 << 10
 
-// Mirror has every event that is appended through t from now on also given to
+// OnEvent has every event that is appended through t from now on also given to
 // f, which must not block.
-func (t *Task) Mirror(f func(task.Event)) { t.mirror = f }
+func (t *Task) OnEvent(f func(task.Event)) { t.onEvent = f }
 
 // Append adds an event to the task's timeline. The timeline is for people: it
 // is not synced, and a line that a crash cut short is passed over by Events.
 func (t *Task) Append(e task.Event) error {
 	e.Text = task.SafeText(e.Text, task.MaxMessage)
-	if t.mirror != nil {
-		t.mirror(e)
+	if t.onEvent != nil {
+		t.onEvent(e)
 	}
 	line, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("encode event: %w", err)
 	}
-	return t.with(func(root *os.Root) error {
+	return t.withRoot(func(root *os.Root) error {
 		f, err := root.OpenFile(EventsFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 		if err != nil {
 			return err
@@ -43,7 +43,7 @@ func (t *Task) Append(e task.Event) error {
 // Events returns the task's timeline so far, oldest first.
 func (t *Task) Events() ([]task.Event, error) {
 	var events []task.Event
-	err := t.with(func(root *os.Root) error {
+	err := t.withRoot(func(root *os.Root) error {
 		f, err := root.Open(EventsFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil

@@ -1,5 +1,7 @@
 package staging
 
+import "time"
+
 // SetLockPause makes f what happens between two tries to get a lock.
 func SetLockPause(f func()) (restore func()) {
 	former := lockPause
@@ -19,3 +21,17 @@ const (
 	MaxQuarantine = maxQuarantine
 	IndentedFiles = indentedFiles
 )
+
+// SetSettle makes f what happens before a directory that was removed is made again.
+func SetSettle(f func()) (restore func()) {
+	former := settle
+	settle = f
+	return func() { settle = former }
+}
+
+// SetRelock makes d how often an AgentLock looks for another directory.
+func SetRelock(d time.Duration) (restore func()) {
+	former := relock
+	relock = d
+	return func() { relock = former }
+}

@@ -40,8 +40,8 @@ func TestARenameThatIsVisibleHasHappened(t *testing.T) {
 	if x.State != staging.Ready {
 		t.Errorf("the task is in %s", x.State)
 	}
-	if err := x.Take(); err != nil || x.State != staging.Running {
-		t.Errorf("Take returns %v, the task is in %s", err, x.State)
+	if err := x.Start(); err != nil || x.State != staging.Running {
+		t.Errorf("Start returns %v, the task is in %s", err, x.State)
 	}
 }
 
@@ -50,8 +50,8 @@ func TestARenameThatFailsIsAnError(t *testing.T) {
 	f := open(t, t.TempDir(), staging.Fetcher)
 	x := stage(t, f)
 	failing(t, "durable.rename.rename")
-	if err := x.Take(); err == nil || x.State != staging.Ready {
-		t.Errorf("Take returns %v, the task is in %s", err, x.State)
+	if err := x.Start(); err == nil || x.State != staging.Ready {
+		t.Errorf("Start returns %v, the task is in %s", err, x.State)
 	}
 }
 
@@ -61,20 +61,21 @@ func TestTrashThatStaysHindersNobody(t *testing.T) {
 	f := open(t, path, staging.Fetcher)
 	x := stage(t, f)
 	failing(t, "shred.")
-	_ = x.Discard() // gets as far as the trash at best
+	_ = x.Remove() // gets as far as the trash at best
 	moveTo(t, path, x, staging.Trash)
 	n := open(t, path, staging.Notifier)
-	if n.Left() == nil {
+	if n.RecoveryErr() == nil {
 		t.Error("nobody hears of what is left")
 	}
 }
 
-// What cannot be stripped is not set aside: nobody would shred it there.
+// A task whose secrets cannot be shredded is not set aside: nobody would shred
+// them there.
 func TestQuarantineWaitsForTheSecrets(t *testing.T) {
 	f := open(t, t.TempDir(), staging.Fetcher)
 	x := stage(t, f)
 	failing(t, "shred.overwrite")
-	if err := x.Quarantine("a test"); !errors.Is(err, syscall.EIO) || x.State != staging.Ready || x.Gone() {
+	if err := x.Quarantine("a test"); !errors.Is(err, syscall.EIO) || x.State != staging.Ready || x.Missing() {
 		t.Errorf("Quarantine returns %v, the task is in %s", err, x.State)
 	}
 }

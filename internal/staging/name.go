@@ -14,15 +14,16 @@ import (
 // 20261123T133915Z-deploy-2.5.0-1397f0f1. Whatever the row holds, the name is
 // one plain path component of at most 100 bytes.
 func Name(claimed time.Time, kind task.Kind, version string, id task.ID) string {
-	parts := []string{claimed.UTC().Format("20060102T150405Z"), plain(string(kind), 16)}
-	if v := plain(version, 48); v != "" {
+	parts := []string{claimed.UTC().Format("20060102T150405Z"), sanitize(string(kind), 16)}
+	if v := sanitize(version, 48); v != "" {
 		parts = append(parts, v)
 	}
 	return strings.Join(append(parts, shortID(id)), "-")
 }
 
-// plain keeps what is harmless in a file name and easy to type in a shell.
-func plain(s string, limit int) string {
+// sanitize keeps what is harmless in a file name and easy to type in a shell, at
+// most limit bytes of it.
+func sanitize(s string, limit int) string {
 	s = strings.Map(func(r rune) rune {
 		switch {
 		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '.', r == '_', r == '+', r == '-':

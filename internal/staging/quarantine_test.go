@@ -14,7 +14,7 @@ import (
 func TestQuarantineKeepsNoSecret(t *testing.T) {
 	d := open(t, t.TempDir(), staging.Runner)
 	x := stage(t, d)
-	if err := x.Take(); err != nil {
+	if err := x.Start(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(x.Path(staging.ManifestFile), []byte(`{"schema": 99}`), 0o600); err != nil {
@@ -50,7 +50,7 @@ func TestQuarantineKeepsTheNewest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := draft.SetClaim(claim); err != nil {
+		if err := draft.SaveManifest(claim); err != nil {
 			t.Fatal(err)
 		}
 		x, err := draft.Publish(claim)
@@ -82,7 +82,7 @@ func TestManifestsAreWrittenAsLongAsTheyAreRead(t *testing.T) {
 	for range staging.IndentedFiles + 1 {
 		m.Files = append(m.Files, staging.File{Path: "payload/<&>", Type: staging.TypeDir, Mode: 0o700})
 	}
-	if err := draft.SetClaim(m); err != nil {
+	if err := draft.SaveManifest(m); err != nil {
 		t.Fatal(err)
 	}
 	data, err := draft.Root().ReadFile(staging.ManifestFile)
@@ -95,17 +95,17 @@ func TestManifestsAreWrittenAsLongAsTheyAreRead(t *testing.T) {
 
 	// As large as it may be, and one byte more.
 	t.Cleanup(staging.SetMaxDocument(len(data)))
-	if err := draft.SetClaim(m); err != nil {
+	if err := draft.SaveManifest(m); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := draft.Claim(); err != nil || len(got.Files) != len(m.Files) {
+	if got, err := draft.Manifest(); err != nil || len(got.Files) != len(m.Files) {
 		t.Errorf("the largest manifest: %v", err)
 	}
 	m.Files[0].Path += "x"
 	if _, err := draft.Publish(m); !errors.Is(err, staging.ErrTooLarge) {
 		t.Errorf("a manifest that is too large: %v", err)
 	}
-	if got, err := draft.Claim(); err != nil || got.Files[0].Path != "payload/<&>" {
+	if got, err := draft.Manifest(); err != nil || got.Files[0].Path != "payload/<&>" {
 		t.Errorf("the manifest before was lost: %v", err)
 	}
 }

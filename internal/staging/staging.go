@@ -15,10 +15,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
+	"sync"
 
 	"github.com/wrktalk/wrktalk-agent/internal/durable"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
@@ -31,10 +28,10 @@ type State string
 const (
 	Tmp        State = "tmp"        // being written by the fetcher
 	Ready      State = "ready"      // complete and verified
-	Running    State = "running"    // taken by the runner
+	Running    State = "running"    // started by the runner
 	Done       State = "done"       // has an outcome; its secrets are gone
 	Trash      State = "trash"      // mailed, being shredded
-	Quarantine State = "quarantine" // the manifest cannot be trusted
+	Quarantine State = "quarantine" // the manifest or outcome cannot be trusted
 )
 
 // States lists all states in order.
@@ -57,123 +54,107 @@ const (
 var rolesState = map[Role]State{Fetcher: Tmp, Runner: Running, Notifier: Trash}
 
 // Dir is an open staging directory. It is safe for use by several goroutines.
+//
+// One that is removed, or mounted anew, is opened again when it is next used
+// (reopen.go).
 type Dir struct {
-	path   string
+	path        string
+	role        Role
+	recoveryErr error // why something that a predecessor left could not be cleared
+
+	mu     sync.Mutex // guards what follows
 	states map[State]*os.Root
 	lock   *os.File
-	left   error // why something that a predecessor left could not be cleared
+	mount  string // the mount point that the directory was on when it was opened
 }
 
 // Open opens the staging directory at path for role, creating what is missing,
-// takes the role's lock and recovers what a crash left in the state the role
-// holds. The caller closes it. A lock that another process holds is an error
-// that says so.
+// takes the role's lock and, as Notifier, shreds what a crash left in the trash.
+// The caller closes it. A lock that another process holds is an error that says so,
+// and so is a directory that Check refuses.
 func Open(path string, role Role) (*Dir, error) {
-	d := &Dir{path: path, states: make(map[State]*os.Root, len(States))}
-	if err := d.open(role); err != nil {
+	d := &Dir{path: path, role: role, states: make(map[State]*os.Root, len(States))}
+	if err := d.open(); err != nil {
 		d.Close()
+		var held *HeldError
+		if errors.As(err, &held) { // which says all
+			return nil, err
+		}
 		return nil, fmt.Errorf("open staging directory %s: %w", path, err)
 	}
-	if err := d.recover(role); err != nil {
-		d.left = fmt.Errorf("clear the trash of staging directory %s: %w", path, err)
+	if role == Notifier { // drafts and running tasks are continued by their owners
+		if err := d.Sweep(); err != nil {
+			d.recoveryErr = fmt.Errorf("clear the trash of staging directory %s: %w", path, err)
+		}
 	}
 	return d, nil
 }
 
-// Left returns why something that a crash left could not be cleared away when
-// the directory was opened, nil when nothing is left. It holds no secrets and
-// hinders nobody; the next start tries again.
-func (d *Dir) Left() error { return d.left }
+// RecoveryErr returns why something that a crash left could not be cleared away
+// when the directory was opened, nil when nothing is left. What is left holds no
+// secrets and hinders nobody; the next start tries again.
+func (d *Dir) RecoveryErr() error { return d.recoveryErr }
 
-func (d *Dir) open(role Role) error {
-	if role != Reader {
-		if err := os.MkdirAll(d.path, 0o700); err != nil {
-			return err
-		}
-		if err := private(d.path); err != nil {
-			return err
-		}
+func (d *Dir) open() error {
+	if err := d.openStates(States); err != nil {
+		return err
 	}
-	root, err := os.OpenRoot(d.path)
+	if d.role == Reader {
+		return nil
+	}
+	var err error
+	d.lock, err = tryLock(d.states[rolesState[d.role]], string(d.role), d.path)
+	return err
+}
+
+// openStates opens the directories of states, in place of those that are open. It
+// creates them, and all above them, where they are missing and d is not for a
+// reader.
+func (d *Dir) openStates(states []State) error {
+	root, err := d.openRoot()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	for _, s := range States {
-		if role != Reader {
-			if err := root.Mkdir(string(s), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	created := false
+	for _, s := range states {
+		if d.role != Reader {
+			err := root.Mkdir(string(s), 0o700)
+			if err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
+			created = created || err == nil
 		}
-		if d.states[s], err = root.OpenRoot(string(s)); err != nil {
+		state, err := root.OpenRoot(string(s))
+		if errors.Is(err, fs.ErrPermission) && d.role == Notifier && hidden(s) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		d.states[s] = state
 	}
-	if role == Reader {
+	d.mount = MountOf(d.path)
+	if !created {
 		return nil
 	}
-	if err := durable.SyncDir(root, "."); err != nil {
-		return err
-	}
-	return d.takeLock(role)
+	return durable.SyncDir(root, ".")
 }
 
-// private makes sure that nobody but the agent's user can look into or change
-// the staging directory: it will hold secrets.
-func private(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		return errors.New("is not a directory")
-	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("belongs to user %d, not to the agent's user %d: change its owner or set staging.dir to another directory", st.Uid, os.Geteuid())
-	}
-	if info.Mode().Perm() == 0o700 {
-		return nil
-	}
-	return os.Chmod(path, 0o700)
-}
+// hidden reports whether the notifier works without state s, in which payloads and
+// secrets lie: its systemd unit keeps it out of there.
+func hidden(s State) bool { return s == Tmp || s == Ready || s == Running }
 
-// takeLock locks the role's state directory itself, so that no lock file lies
-// around; the lock goes with the process, whatever way it ends.
-func (d *Dir) takeLock(role Role) error {
-	f, err := d.states[rolesState[role]].Open(".")
-	if err != nil {
-		return err
+// openRoot opens the staging directory itself.
+func (d *Dir) openRoot() (*os.Root, error) {
+	if d.role == Reader {
+		return os.OpenRoot(d.path)
 	}
-	d.lock = f
-	for n := 0; ; n++ {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return err
-		case n == lockTries:
-			return fmt.Errorf("another %s is running on it: stop that one, or set staging.dir to another directory", role)
-		}
-		lockPause()
-	}
-}
-
-// Held holds a lock for a moment, which must not keep a component from starting.
-const lockTries = 20
-
-var lockPause = func() { time.Sleep(10 * time.Millisecond) }
-
-// recover finishes what the role's predecessor left half done and nobody needs
-// to decide on: what lies in the trash is shredded. Drafts and running tasks are
-// for their owners to go on with; see DESIGN.md.
-func (d *Dir) recover(role Role) error {
-	if role != Notifier {
-		return nil
-	}
-	return d.Sweep()
+	return openOwn(d.path)
 }
 
 // Sweep shreds everything in the trash: what was left there by a crash, or by a
-// Discard that could not do it all. Opening the directory as its notifier does
+// Remove that could not shred it all. Opening the directory as its notifier does
 // so; the notifier alone may do it again at any time. An entry that somebody
 // else shreds meanwhile is no error.
 func (d *Dir) Sweep() error {
@@ -183,18 +164,18 @@ func (d *Dir) Sweep() error {
 	}
 	var errs []error
 	for _, t := range tasks {
-		errs = append(errs, t.Discard())
+		errs = append(errs, t.Remove())
 	}
 	return errors.Join(errs...)
 }
 
 // Close releases the lock and closes the directory.
 func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	var errs []error
 	for _, r := range d.states {
-		if r != nil {
-			errs = append(errs, r.Close())
-		}
+		errs = append(errs, r.Close())
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())
@@ -208,7 +189,11 @@ func (d *Dir) Path() string { return d.path }
 // List returns the tasks in state s, oldest name first. Entries that are not
 // directories are not tasks and are left out.
 func (d *Dir) List(s State) ([]*Task, error) {
-	f, err := d.states[s].Open(".")
+	root, err := d.root(s)
+	if err != nil {
+		return nil, err
+	}
+	f, err := root.Open(".")
 	if err != nil {
 		return nil, fmt.Errorf("list %s: %w", s, err)
 	}
@@ -232,22 +217,30 @@ func (d *Dir) List(s State) ([]*Task, error) {
 // going on in the old place would be working in a directory that is theirs. A
 // power loss may undo it, and then it is as if the agent had been killed before.
 func (d *Dir) move(t *Task, to State) error {
-	err := durable.Rename(d.states[t.State], t.Name, d.states[to], t.Name)
-	if err != nil && !d.moved(t, to) {
+	from, err := d.root(t.State)
+	if err != nil {
+		return err
+	}
+	target, err := d.root(to)
+	if err != nil {
+		return err
+	}
+	err = durable.Rename(from, t.Name, target, t.Name)
+	if err != nil && !d.hasMoved(t, to) {
 		return fmt.Errorf("move %s from %s to %s: %w", t.Name, t.State, to, err)
 	}
 	t.State = to
 	return nil
 }
 
-// moved reports whether the task's directory has left its state for another
-// one: the one it was moved to, or one that somebody has taken it to since.
-func (d *Dir) moved(t *Task, to State) bool {
-	if t.State == to || !t.Gone() {
+// hasMoved reports whether the task's directory has left its state for another
+// one: the one it was moved to, or one that somebody has moved it to since.
+func (d *Dir) hasMoved(t *Task, to State) bool {
+	if t.State == to || !t.Missing() {
 		return false
 	}
-	taken, err := d.taken(t.Name)
-	return err == nil && taken
+	_, err := d.Where(t.Name)
+	return err == nil
 }
 
 // statePath returns the absolute path of a state's directory.
@@ -258,7 +251,10 @@ func (d *Dir) statePath(s State) string { return filepath.Join(d.path, string(s)
 // states are looked at in the order of its way.
 func (d *Dir) Where(name string) (State, error) {
 	for _, s := range States {
-		_, err := d.states[s].Lstat(name)
+		root, err := d.root(s)
+		if err == nil {
+			_, err = root.Lstat(name)
+		}
 		if err == nil {
 			return s, nil
 		}

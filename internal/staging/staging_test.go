@@ -45,7 +45,7 @@ func stage(t *testing.T, d *staging.Dir) *staging.Task {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := draft.SetClaim(claim); err != nil {
+	if err := draft.SaveManifest(claim); err != nil {
 		t.Fatal(err)
 	}
 	m := claim
@@ -65,6 +65,14 @@ func stage(t *testing.T, d *staging.Dir) *staging.Task {
 		file("payload/compose.yaml", "services: {}\n", 0o644),
 		{Path: "payload/link", Type: staging.TypeSymlink, Target: "compose.yaml"},
 		file(".env", "KEY=secret\n", 0o600),
+	}
+	if os.Geteuid() == 0 { // it belongs to whom the archive says
+		if err := errors.Join(root.WriteFile("payload/given", []byte("x"), 0o640), root.Chown("payload/given", 999, 998)); err != nil {
+			t.Fatal(err)
+		}
+		given := file("payload/given", "x", 0o640)
+		given.Owner = &staging.FileOwner{UID: 999, GID: 998}
+		m.Files = append(m.Files, given)
 	}
 	m.StagedAt = time.Now().UTC()
 	task, err := draft.Publish(m)
@@ -99,7 +107,7 @@ func TestTaskGoesThroughEveryState(t *testing.T) {
 		t.Fatalf("ready holds %v, %v; want %s", ready, err, name)
 	}
 	x := ready[0]
-	if err := x.Take(); err != nil {
+	if err := x.Start(); err != nil {
 		t.Fatal(err)
 	}
 	m, err := x.Manifest()
@@ -112,13 +120,13 @@ func TestTaskGoesThroughEveryState(t *testing.T) {
 	if _, err := x.Outcome(); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("outcome of a task without one: %v, want fs.ErrNotExist", err)
 	}
-	if err := x.SetOutcome(task.Outcome{Schema: task.OutcomeSchema, TaskID: m.TaskID, Succeeded: true}); err != nil {
+	if err := x.SaveOutcome(task.Outcome{Schema: task.OutcomeSchema, TaskID: m.TaskID, Succeeded: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := x.Strip(); err != nil {
+	if err := x.ShredSecrets(); err != nil {
 		t.Fatal(err)
 	}
-	if err := x.Finish(); err != nil {
+	if err := x.Complete(); err != nil {
 		t.Fatal(err)
 	}
 	done, err := notifier.List(staging.Done)
@@ -134,7 +142,7 @@ func TestTaskGoesThroughEveryState(t *testing.T) {
 			t.Errorf("done still holds %s", e.Name())
 		}
 	}
-	if err := done[0].Discard(); err != nil {
+	if err := done[0].Remove(); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range staging.States {
@@ -162,6 +170,7 @@ func TestVerifyFindsEveryDifference(t *testing.T) {
 	}
 	if os.Geteuid() == 0 {
 		changes["belongs to user 12345"] = func(r *os.Root) error { return r.Chown(".env", 12345, -1) }
+		changes["belongs to user 0 and group 0, not to 999 and 998"] = func(r *os.Root) error { return r.Chown("payload/given", 0, 0) }
 	}
 	for want, change := range changes {
 		t.Run(want, func(t *testing.T) {
@@ -194,7 +203,7 @@ func TestSecondHolderIsRefused(t *testing.T) {
 	path := t.TempDir()
 	first := open(t, path, staging.Runner)
 	_, err := staging.Open(path, staging.Runner)
-	if err == nil || !strings.Contains(err.Error(), "another runner is running on it") {
+	if err == nil || !strings.Contains(err.Error(), "another runner (process ") {
 		t.Fatalf("second runner: %v", err)
 	}
 	open(t, path, staging.Fetcher)
@@ -268,14 +277,14 @@ func TestDraftsOutliveTheirFetcher(t *testing.T) {
 			t.Fatal(err)
 		}
 		if claimed {
-			if err := d.SetClaim(claim); err != nil {
+			if err := d.SaveManifest(claim); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if held, err := first.Drafts(); err != nil || slices.ContainsFunc(held, func(x *staging.Draft) bool { return x.Task().Name == d.Task().Name }) {
+		if left, err := first.Drafts(); err != nil || slices.ContainsFunc(left, func(x *staging.Draft) bool { return x.Task().Name == d.Task().Name }) {
 			t.Errorf("a draft that is being written is taken for a leftover (%v)", err)
 		} else {
-			for _, x := range held {
+			for _, x := range left {
 				x.Close()
 			}
 		}
@@ -290,23 +299,23 @@ func TestDraftsOutliveTheirFetcher(t *testing.T) {
 	if err != nil || len(drafts) != 2 {
 		t.Fatalf("found %d drafts, %v; want 2", len(drafts), err)
 	}
-	m, err := drafts[0].Claim()
+	m, err := drafts[0].Manifest()
 	if err != nil || m.Token != claim.Token {
 		t.Fatalf("claim is %+v, %v", m, err)
 	}
-	if err := drafts[0].Clear(); err != nil {
+	if err := drafts[0].Reset(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := drafts[0].Root().Stat(".env"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("cleared draft still has its env: %v", err)
+		t.Errorf("a draft that was reset still has its env: %v", err)
 	}
-	if _, err := drafts[0].Claim(); err != nil {
-		t.Errorf("cleared draft lost its claim: %v", err)
+	if _, err := drafts[0].Manifest(); err != nil {
+		t.Errorf("a draft that was reset lost its manifest: %v", err)
 	}
-	if _, err := drafts[1].Claim(); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("draft without a claim: %v, want fs.ErrNotExist", err)
+	if _, err := drafts[1].Manifest(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("draft without a manifest: %v, want fs.ErrNotExist", err)
 	}
-	if err := drafts[1].Discard(); err != nil {
+	if err := drafts[1].Remove(); err != nil {
 		t.Fatal(err)
 	}
 	if got := names(t, second, staging.Tmp); len(got) != 1 {
@@ -324,14 +333,14 @@ func moveTo(t *testing.T, path string, x *staging.Task, to staging.State) {
 
 // Secrets are gone before the trash is reached: a crash on the way there leaves
 // none where nobody looks for days.
-func TestDiscardStripsFirst(t *testing.T) {
+func TestRemoveShredsSecretsFirst(t *testing.T) {
 	path := t.TempDir()
 	x := stage(t, open(t, path, staging.Fetcher))
 	if err := os.MkdirAll(filepath.Join(path, "trash", x.Name, "in the way"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := x.Discard(); err == nil || x.State != staging.Ready {
-		t.Fatalf("Discard returns %v, the task is in %s: the test shows nothing", err, x.State)
+	if err := x.Remove(); err == nil || x.State != staging.Ready {
+		t.Fatalf("Remove returns %v, the task is in %s: the test shows nothing", err, x.State)
 	}
 	for _, name := range []string{staging.EnvFile, staging.PayloadDir} {
 		if _, err := os.Lstat(x.Path(name)); !errors.Is(err, fs.ErrNotExist) {
@@ -340,7 +349,7 @@ func TestDiscardStripsFirst(t *testing.T) {
 	}
 }
 
-// What a Discard left in the trash can be swept without a restart.
+// What a Remove left in the trash can be swept without a restart.
 func TestSweep(t *testing.T) {
 	path := t.TempDir()
 	n := open(t, path, staging.Notifier)

@@ -2,7 +2,7 @@ package task
 
 import "time"
 
-// Phase is where a run stands. The order of the constants is the order in
+// Phase is how far a run has got. The order of the constants is the order in
 // which a run goes through them; a run may leave some out.
 type Phase string
 

@@ -134,3 +134,22 @@ func SafeText(s string, limit int) string {
 	}
 	return s[:cut] + mark
 }
+
+// Shorten is SafeText for the text of an error: what does not fit is left out in
+// the middle, for an error begins with where it happened and ends with what it was.
+func Shorten(s string, limit int) string {
+	s = SafeText(s, len(s)*utf8.UTFMax)
+	const mark = " … "
+	if len(s) <= limit || limit <= len(mark) {
+		return SafeText(s, limit)
+	}
+	head := (limit - len(mark)) / 3
+	tail := len(s) - (limit - len(mark) - head)
+	for head > 0 && !utf8.RuneStart(s[head]) {
+		head--
+	}
+	for tail < len(s) && !utf8.RuneStart(s[tail]) {
+		tail++
+	}
+	return s[:head] + mark + s[tail:]
+}

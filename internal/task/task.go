@@ -6,8 +6,6 @@
 // backends differ in column types, so every value here is text.
 package task
 
-import "slices"
-
 // ID identifies a row of agent_task. It is opaque text: some backends use uuid,
 // others varchar. It never becomes part of a file name unchecked.
 type ID string
@@ -44,16 +42,6 @@ const (
 // Final reports whether a task in status s will never change again.
 func (s Status) Final() bool { return s == StatusCompleted || s == StatusFailed }
 
-// legal holds the transitions that the agent or an operator may make. In
-// progress to in progress is a take-over: the same status under a new token.
-var legal = map[Status][]Status{
-	StatusPending:    {StatusInProgress, StatusFailed},
-	StatusInProgress: {StatusInProgress, StatusCompleted, StatusFailed},
-}
-
-// CanMove reports whether a task may go from one status to another.
-func CanMove(from, to Status) bool { return slices.Contains(legal[from], to) }
-
 // ChartType is the kind of release an artifact holds.
 type ChartType string
 
@@ -67,29 +55,9 @@ const (
 // WRKTALK_AGENT_DEPLOYMENT_TYPE spell it.
 type DeploymentType string
 
-// The deployment types of the v4.2 reference.
+// The deployment types of the v4.2 reference; package platform says what belongs
+// to each.
 const (
 	DeploymentKubernetes DeploymentType = "kubernetes"
 	DeploymentDocker     DeploymentType = "docker"
 )
-
-// Other returns the deployment type that d is not.
-func (d DeploymentType) Other() DeploymentType {
-	if d == DeploymentDocker {
-		return DeploymentKubernetes
-	}
-	return DeploymentDocker
-}
-
-// ChartType returns the chart type that an agent of deployment type d deploys,
-// or "" when d is not a known deployment type.
-func (d DeploymentType) ChartType() ChartType {
-	switch d {
-	case DeploymentKubernetes:
-		return ChartHelm
-	case DeploymentDocker:
-		return ChartCompose
-	default:
-		return ""
-	}
-}

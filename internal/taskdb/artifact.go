@@ -69,7 +69,7 @@ func (db *DB) artifact(ctx context.Context, where string, args ...any) (*Artifac
 // Artifact returns what is known about an artifact; ErrNotFound without it.
 func (db *DB) Artifact(ctx context.Context, id string) (*Artifact, error) {
 	a, err := db.artifact(ctx, `id = $1`, id)
-	return a, tidy(fmt.Sprintf("read artifact %q", id), noSuchID(err))
+	return a, wrap(fmt.Sprintf("read artifact %q", id), noSuchID(err))
 }
 
 // newest orders artifacts so that of several flagged ones the last applied
@@ -80,7 +80,7 @@ const newest = ` order by applied_at desc nulls last, created_at desc nulls last
 // flags; ErrNotFound when none does.
 func (db *DB) Current(ctx context.Context, chart task.ChartType) (*Artifact, error) {
 	a, err := db.artifact(ctx, `lower(btrim(chart_type::text)) = $1::text and is_current`+newest, string(chart))
-	return a, tidy(fmt.Sprintf("read the current %s artifact", chart), err)
+	return a, wrap(fmt.Sprintf("read the current %s artifact", chart), err)
 }
 
 // Previous returns the artifact of a chart type that served before, according
@@ -88,7 +88,7 @@ func (db *DB) Current(ctx context.Context, chart task.ChartType) (*Artifact, err
 // RollbackTarget, which is not always this one.
 func (db *DB) Previous(ctx context.Context, chart task.ChartType) (*Artifact, error) {
 	a, err := db.artifact(ctx, `lower(btrim(chart_type::text)) = $1::text and is_previous`+newest, string(chart))
-	return a, tidy(fmt.Sprintf("read the previous %s artifact", chart), err)
+	return a, wrap(fmt.Sprintf("read the previous %s artifact", chart), err)
 }
 
 // ArtifactByVersion returns the artifact of a release version, the one that
@@ -96,15 +96,28 @@ func (db *DB) Previous(ctx context.Context, chart task.ChartType) (*Artifact, er
 func (db *DB) ArtifactByVersion(ctx context.Context, chart task.ChartType, version string) (*Artifact, error) {
 	a, err := db.artifact(ctx, `lower(btrim(chart_type::text)) = $1::text and release_version = $2
 		order by created_at desc nulls last, id desc limit 1`, string(chart), version)
-	return a, tidy(fmt.Sprintf("read the %s artifact of version %q", chart, version), err)
+	return a, wrap(fmt.Sprintf("read the %s artifact of version %q", chart, version), err)
 }
 
 // noSuchID turns the complaint about an id that is not of the column's type
 // into that of an id that is not there.
 func noSuchID(err error) error {
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "22P02" {
+	if !errors.As(err, &pg) {
+		return err
+	}
+	switch pg.Code {
+	case "22P02", "22003": // no UUID, no number; too large a number
 		return ErrNotFound
 	}
 	return err
+}
+
+// Versions returns the release versions of a chart type, the one that was stored last
+// first, at most limit of them.
+func (db *DB) Versions(ctx context.Context, chart task.ChartType, limit int) ([]string, error) {
+	versions, err := list(ctx, db, pgx.RowTo[string], `select release_version::text from release_artifact
+		where lower(btrim(chart_type::text)) = $1::text and release_version is not null
+		group by 1 order by max(created_at) desc nulls last, 1 desc limit $2::int`, string(chart), limit)
+	return versions, wrap(fmt.Sprintf("list the %s releases", chart), err)
 }

@@ -37,23 +37,23 @@ func (db *DB) end(ctx context.Context, o task.Outcome, condition string, args ..
 	if err = noSuchID(err); isNotFound(err) {
 		err = nil
 	}
-	return n > 0, tidy(doing, err)
+	return n > 0, wrap(doing, err)
 }
 
-// RequestCancel leaves an operator's wish to have a task in progress cancelled
+// RequestCancel records an operator's request to cancel a task in progress
 // where its runner asks for it, on whatever host that is. Without the agent's
 // schema it returns ErrNotMigrated.
 func (db *DB) RequestCancel(ctx context.Context, id task.ID, token task.Token, reason string) error {
 	const doing = "ask for a cancellation"
-	if ok, err := db.migrated(ctx); err != nil {
-		return tidy(doing, err)
-	} else if !ok {
-		return tidy(doing, ErrNotMigrated)
+	if s, err := db.AgentSchema(ctx); err != nil {
+		return wrap(doing, err)
+	} else if s.Version == 0 {
+		return wrap(doing, s.err())
 	}
 	_, err := db.exec(ctx, `insert into wrktalk_agent.cancellation as c (task, token, reason) values ($1, $2, $3)
 		on conflict (task, token) do update set reason = coalesce(nullif(excluded.reason, ''), c.reason)`,
 		string(id), string(token), task.SafeText(reason, task.MaxMessage))
-	return orNotMigrated(doing, tidy(doing, err))
+	return orNotMigrated(doing, wrap(doing, err))
 }
 
 // CancelRequested reports whether RequestCancel was called for a claim, and
@@ -66,7 +66,7 @@ func (db *DB) CancelRequested(ctx context.Context, id task.ID, token task.Token)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "", false, nil
 	}
-	err = orNotMigrated(doing, tidy(doing, err))
+	err = orNotMigrated(doing, wrap(doing, err))
 	return reason, err == nil, err
 }
 

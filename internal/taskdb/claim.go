@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/wrktalk/wrktalk-agent/internal/platform"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
@@ -37,6 +39,9 @@ type ClaimOptions struct {
 	Lease time.Duration // a task in progress that was silent for longer is taken over
 	Owner string        // who claims, for the attempts of a migrated database
 	Claim bool          // false only looks, and takes nothing
+	// Except are claims that have ended although their rows are in progress: they
+	// neither hold others up nor are they taken over.
+	Except map[task.ID]task.Token
 	// Record is called with the task that is about to be claimed, token
 	// included, before the claim is committed: whoever keeps the token durably
 	// there can tell after a crash, or a lost reply, whether the claim is his. Its
@@ -65,28 +70,21 @@ type Claim struct {
 }
 
 // lockClass is the first key of the agent's advisory locks ("wrk" in ASCII);
-// the second is the target's.
+// the second is the platform's.
 const lockClass = 0x77726b
-
-func (t Target) lockKey() int32 {
-	if t.Deployment == task.DeploymentDocker {
-		return 2
-	}
-	return 1
-}
 
 // Claim asks for a task and takes at most one, in one short transaction.
 //
-// Taken is first a task in progress whose lease has expired, then the pending
-// task that is due for the longest; only tasks that fit the target, and none
-// while another one of the target is in progress with a live lease. An
-// advisory lock per target keeps two agents from deciding at the same time;
-// rows that somebody else has locked are left out.
+// A task in progress whose lease has expired comes first, then the pending task
+// that has been due for the longest. Only tasks that fit the target are taken,
+// and none while another one of the target is in progress with a live lease. An
+// advisory lock per target keeps two agents from deciding at the same time; rows
+// that somebody else has locked are left out.
 //
 // The poll is recorded in the target's deployment_config row.
 func (db *DB) Claim(ctx context.Context, target Target, opts ClaimOptions) (*Claim, error) {
 	const doing = "claim a task"
-	if target.chart() == "" {
+	if target.Chart() == "" {
 		return nil, fmt.Errorf("%s: unknown deployment type %q", doing, target.Deployment)
 	}
 	var claim *Claim
@@ -98,7 +96,7 @@ func (db *DB) Claim(ctx context.Context, target Target, opts ClaimOptions) (*Cla
 		err = db.confirmClaim(ctx, claim.Task, err)
 	}
 	if err != nil {
-		return nil, tidy(doing, err)
+		return nil, wrap(doing, err)
 	}
 	if claim.Task != nil && opts.Owner != "" {
 		// Best effort: the attempt is for people, and the claim stands without it.
@@ -124,7 +122,7 @@ func (db *DB) claim(ctx context.Context, tx pgx.Tx, target Target, opts ClaimOpt
 		return nil, err
 	}
 	var locked bool
-	err = tx.QueryRow(ctx, `select pg_try_advisory_xact_lock($1::int, $2::int)`, int32(lockClass), target.lockKey()).Scan(&locked)
+	err = tx.QueryRow(ctx, `select pg_try_advisory_xact_lock($1::int, $2::int)`, int32(lockClass), platform.Of(target.Deployment).LockKey).Scan(&locked)
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +134,10 @@ func (db *DB) claim(ctx context.Context, tx pgx.Tx, target Target, opts ClaimOpt
 	if err != nil {
 		return nil, err
 	}
+	open = slices.DeleteFunc(open, func(c candidate) bool {
+		token, ended := opts.Except[c.ID]
+		return ended && c.inProgress && token == c.Token
+	})
 	claim := &Claim{}
 	for _, c := range open {
 		switch {
@@ -191,8 +193,10 @@ type candidate struct {
 // be done: stale tasks, the due ones, and of those that wait for their time
 // the first.
 func (db *DB) candidates(ctx context.Context, tx pgx.Tx, target Target, lease time.Duration) ([]candidate, error) {
-	// now is fixed for the statement, so that a task is either due or waits.
-	rows, err := tx.Query(ctx, `with `+openTasks+`, clock as materialized (select clock_timestamp() as now), mine as (
+	// now is fixed for the statement, so that a task is either due or waits. Without
+	// materialized the limit lures the planner into comparing every task with every
+	// artifact: it cannot tell how few have the same id, since ids are compared as text.
+	rows, err := tx.Query(ctx, `with `+openTasks+`, clock as materialized (select clock_timestamp() as now), mine as materialized (
 			select o.*, o.status = 'inProgress' as in_progress,
 				case when o.status = 'inProgress' then case
 					when o.seen is null or o.seen = '-infinity' then $2::float8 + 1
@@ -209,26 +213,21 @@ func (db *DB) candidates(ctx context.Context, tx pgx.Tx, target Target, lease ti
 		from mine
 		where due_in is not null
 		order by in_progress desc, mine.execute_after, mine.created_at, mine.id
-		limit 200`, target.chart(), lease.Seconds())
+		limit 200`, string(target.Chart()), lease.Seconds())
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var list []candidate
-	for rows.Next() {
-		var (
-			c            candidate
-			after, since timestamp
-			age, due     *float64
-		)
-		err := rows.Scan(&c.ID, &c.Kind, &c.ArtifactID, &c.Version, &c.Token, &after, &since, &c.inProgress, &c.stale, &age, &due)
+	return pgx.AppendRows([]candidate(nil), rows, func(row pgx.CollectableRow) (c candidate, err error) {
+		var after, created timestamp
+		var age, due *float64
+		err = row.Scan(&c.ID, &c.Kind, &c.ArtifactID, &c.Version, &c.Token, &after, &created, &c.inProgress, &c.stale, &age, &due)
 		if err != nil {
-			return nil, err
+			return c, err
 		}
 		if t := after.instant(); t != nil {
 			c.ExecuteAfter = *t
 		}
-		if t := since.instant(); t != nil {
+		if t := created.instant(); t != nil {
 			c.CreatedAt = *t
 		}
 		if d := seconds(age); d != nil {
@@ -238,9 +237,8 @@ func (db *DB) candidates(ctx context.Context, tx pgx.Tx, target Target, lease ti
 			// Rounded up: whoever waits that long must not wake too early.
 			c.dueIn = d.Truncate(time.Millisecond) + time.Millisecond
 		}
-		list = append(list, c)
-	}
-	return list, rows.Err()
+		return c, nil
+	})
 }
 
 // take makes one candidate ours, unless it changed or is locked. The row's
@@ -282,7 +280,7 @@ func take(ctx context.Context, tx pgx.Tx, c *candidate, lease time.Duration) (bo
 // returns nil when it does.
 func (db *DB) confirmClaim(ctx context.Context, t *Task, lost error) error {
 	held := errors.New("the claim was not committed")
-	err := retry(ctx, confirmAttempts, func() error {
+	err := retryTransient(ctx, confirmAttempts, func() error {
 		var token string
 		err := db.row(ctx, []any{&token}, `select coalesce(picked_up_at::text, '') from agent_task
 			where id = $1 and status::text = 'inProgress'`, string(t.ID))

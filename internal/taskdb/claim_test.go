@@ -15,6 +15,7 @@ import (
 )
 
 func TestClaimTakesTheOldestDueTask(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		artifact := pushArtifact(t, db, task.ChartHelm, "1")
 		second := addTask(t, db, task.KindDeploy, artifact)
@@ -42,6 +43,7 @@ func TestClaimTakesTheOldestDueTask(t *testing.T) {
 }
 
 func TestClaimHonoursExecuteAfter(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		if c := claim(t, db, helm, claiming); *c != (taskdb.Claim{}) {
 			t.Errorf("an empty database: %+v", c)
@@ -76,12 +78,21 @@ func insertTask(kind, status, executeAfter string) string {
 	defer taskCount.Unlock()
 	taskCount.n++
 	return fmt.Sprintf(`insert into agent_task (id, type, status, execute_after)
-		values ('00000000-0000-4000-8000-%012d', '%s', '%s', (%s)::timestamptz at time zone 'UTC')`, taskCount.n, kind, status, executeAfter)
+		values (%s, '%s', '%s', (%s)::timestamptz at time zone 'UTC')`, freshID("agent_task", taskCount.n), kind, status, executeAfter)
+}
+
+// freshID returns an SQL expression for the n-th id that a test makes up itself, of
+// the type that the table's ids have.
+func freshID(table string, n int) string {
+	return fmt.Sprintf(`(select (jsonb_populate_record(null::%s, jsonb_build_object('id',
+		case format_type(atttypid, null) when 'bigint' then '%d' else '00000000-0000-4000-8000-%012d' end))).id
+		from pg_attribute where attrelid = '%[1]s'::regclass and attname = 'id')`, table, 1_000_000+n, n)
 }
 
 // Many agents of two targets claim and finish at the same time: each task is
 // done exactly once, and never two of a target at once.
 func TestDefect09OneTaskOfATargetAtATime(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		const perTarget, agents = 12, 5
 		artifacts := map[task.DeploymentType]string{
@@ -149,6 +160,7 @@ func TestDefect09OneTaskOfATargetAtATime(t *testing.T) {
 }
 
 func TestDefect08StaleTasksAreReclaimed(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		artifact := pushArtifact(t, db, task.ChartHelm, "1")
 		pending := addTask(t, db, task.KindDeploy, artifact)
@@ -185,6 +197,7 @@ func TestDefect08StaleTasksAreReclaimed(t *testing.T) {
 
 // Rows that another program left in progress without any time still expire.
 func TestDefect08TasksWithoutTimesAreReclaimed(t *testing.T) {
+	t.Parallel()
 	for name, times := range map[string]string{
 		"nothing":                 "picked_up_at = null, last_heartbeat = null, updated_at = null, created_at = null",
 		"only created":            "picked_up_at = null, last_heartbeat = null, updated_at = null, created_at = now() - interval '2 hours'",
@@ -204,6 +217,7 @@ func TestDefect08TasksWithoutTimesAreReclaimed(t *testing.T) {
 }
 
 func TestDefect02HeartbeatsLand(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		addTask(t, db, task.KindRollback, "")
 		got := mustClaim(t, db, helm)
@@ -228,6 +242,7 @@ func TestDefect02HeartbeatsLand(t *testing.T) {
 }
 
 func TestDefect10AgentsLeaveOtherTargetsAlone(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		forHelm := addTask(t, db, task.KindDeploy, pushArtifact(t, db, task.ChartHelm, "1"))
 		if c := claim(t, db, compose, claiming); c.Task != nil || c.Busy != nil {
@@ -246,6 +261,7 @@ func TestDefect10AgentsLeaveOtherTargetsAlone(t *testing.T) {
 
 // Chart types are compared without case and blanks.
 func TestDefect10ChartTypesAreNormalised(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	id := addTask(t, db, task.KindDeploy, pushArtifact(t, db, " Helm ", "1"))
@@ -258,6 +274,7 @@ func TestDefect10ChartTypesAreNormalised(t *testing.T) {
 }
 
 func TestDefect07UnknownKindsAndChartTypesAreClaimed(t *testing.T) {
+	t.Parallel()
 	for _, target := range []taskdb.Target{helm, compose} {
 		t.Run(string(target.Deployment), func(t *testing.T) {
 			eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
@@ -275,6 +292,7 @@ func TestDefect07UnknownKindsAndChartTypesAreClaimed(t *testing.T) {
 }
 
 func TestTaskWithoutArtifactBelongsToOneTarget(t *testing.T) {
+	t.Parallel()
 	const both = "insert into deployment_config (id, deployment_type) values (gen_random_uuid(), 'kubernetes'), (gen_random_uuid(), ' Docker ')"
 	flagged := func(chart, flag, at string) string {
 		return fmt.Sprintf(`;insert into release_artifact (id, release_version, chart_type, artifact_data, sha256, %s, applied_at)
@@ -338,6 +356,7 @@ func TestTaskWithoutArtifactBelongsToOneTarget(t *testing.T) {
 }
 
 func TestDanglingArtifactIsClaimed(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t, testenv.VarcharIDs)
 	db := open(t, raw.ConnString)
 	raw.SQL(t, "alter table agent_task drop constraint agent_task_release_artifact_id_fkey")
@@ -349,6 +368,7 @@ func TestDanglingArtifactIsClaimed(t *testing.T) {
 
 // A row that somebody else holds locked is left out, not waited for.
 func TestClaimSkipsLockedTasks(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	locked := addTask(t, db, task.KindRollback, "")
@@ -361,6 +381,7 @@ func TestClaimSkipsLockedTasks(t *testing.T) {
 }
 
 func TestClaimOfALostCommitReply(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	proxy, through := testenv.NewPostgresProxy(t, raw)
 	db := open(t, through)
@@ -376,19 +397,22 @@ func TestClaimOfALostCommitReply(t *testing.T) {
 }
 
 func TestDefect22OnlyTheOwnConfigRowIsTouched(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
-		raw.SQL(t, `insert into deployment_config (id, deployment_type, namespace, helm_release_name, compose_project_name, created_at) values
-			('00000000-0000-4000-8000-00000000000a', 'docker', null, null, 'other', '2020-01-01'),
-			('00000000-0000-4000-8000-00000000000b', 'Docker', null, null, null, '2020-01-02'),
-			('00000000-0000-4000-8000-00000000000c', 'kubernetes', 'staging', 'wrktalk', null, '2020-01-03'),
-			('00000000-0000-4000-8000-00000000000d', 'kubernetes', 'prod', 'wrktalk', null, '2020-01-04')`)
+		for i, row := range []string{
+			"'docker', null, null, 'other', '2020-01-01'", "'Docker', null, null, null, '2020-01-02'",
+			"'kubernetes', 'staging', 'wrktalk', null, '2020-01-03'", "'kubernetes', 'prod', 'wrktalk', null, '2020-01-04'",
+		} {
+			raw.SQL(t, "insert into deployment_config (id, deployment_type, namespace, helm_release_name, compose_project_name, created_at) values ("+
+				freshID("deployment_config", i+1)+", "+row+")")
+		}
 		touched := func() string {
 			return raw.SQL(t, "select string_agg(right(id::text, 1), '' order by id) filter (where last_agent_poll is not null), string_agg(right(id::text, 1), '' order by id) filter (where maintenance_mode_enabled) from deployment_config")
 		}
 		for _, step := range []struct {
 			target taskdb.Target
 			want   string
-		}{{helm, "d|d"}, {compose, "bd|bd"}} {
+		}{{helm, "4|4"}, {compose, "24|24"}} {
 			claim(t, db, step.target, claiming)
 			if err := db.SetMaintenance(t.Context(), step.target, true); err != nil {
 				t.Fatal(err)
@@ -412,6 +436,7 @@ func TestDefect22OnlyTheOwnConfigRowIsTouched(t *testing.T) {
 }
 
 func TestConfigRowFallsBack(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	ctx := t.Context()
@@ -433,6 +458,7 @@ func TestConfigRowFallsBack(t *testing.T) {
 // What an agent says about its page does not go into the row of another type's
 // agent.
 func TestMaintenanceLeavesTheOtherTypesRowAlone(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		target taskdb.Target
 		row    string
@@ -461,6 +487,7 @@ func TestMaintenanceLeavesTheOtherTypesRowAlone(t *testing.T) {
 }
 
 func TestClaimNeedsAKnownTarget(t *testing.T) {
+	t.Parallel()
 	db := open(t, testenv.Database(t).ConnString)
 	if _, err := db.Claim(context.Background(), taskdb.Target{Deployment: "swarm"}, claiming); err == nil || !strings.Contains(err.Error(), "swarm") {
 		t.Errorf("claim: %v", err)

@@ -15,8 +15,8 @@ import (
 func TestMain(m *testing.M) { testenv.Main(m) }
 
 var (
-	helm    = taskdb.Target{Deployment: task.DeploymentKubernetes, Namespace: "prod", HelmRelease: "wrktalk"}
-	compose = taskdb.Target{Deployment: task.DeploymentDocker, ComposeProject: "wrktalk"}
+	helm    = taskdb.Target{Deployment: task.DeploymentKubernetes, Namespace: "prod", Name: "wrktalk"}
+	compose = taskdb.Target{Deployment: task.DeploymentDocker, Name: "wrktalk"}
 )
 
 // claiming is how most tests claim.
@@ -37,6 +37,7 @@ func open(t testing.TB, connString string) *taskdb.DB {
 func eachSchema(t *testing.T, f func(t *testing.T, raw *testenv.DB, db *taskdb.DB)) {
 	for name, schema := range testenv.Schemas {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			raw := testenv.Database(t, schema)
 			f(t, raw, open(t, raw.ConnString))
 		})

@@ -31,6 +31,14 @@ var (
 	ErrAuth = errors.New("the login was refused")
 	// ErrNoDatabase means that the server has no such database.
 	ErrNoDatabase = errors.New("the database does not exist")
+	// ErrLoginDemand means that the server asked for a login, or let the agent in
+	// without one, that require_auth does not allow. No password was sent.
+	ErrLoginDemand = errors.New("the server's demand for a login is not met")
+	// ErrParameter means that the server, or a pooler before it, does not know a
+	// parameter of the connection.
+	ErrParameter = errors.New("a parameter of the connection is not known")
+	// ErrReadOnly means that the server takes no writes.
+	ErrReadOnly = errors.New("the server takes no writes")
 	// ErrUnreachable means that no server answered.
 	ErrUnreachable = errors.New("the server cannot be reached")
 	// ErrTLS means that no encrypted connection came about.
@@ -44,7 +52,21 @@ var (
 // Explain returns what an operator can do about err, in one sentence without
 // secrets, or "" when there is nothing to add to the error itself.
 func Explain(err error) string {
+	var schema *SchemaError
+	var more *advised
 	switch {
+	case errors.As(err, &more):
+		return more.advice
+	case errors.As(err, &schema):
+		return "" // its sentences say what to do
+	case errors.Is(err, ErrLoginDemand):
+		return explainDemand(err.Error())
+	case errors.Is(err, ErrParameter) && strings.Contains(err.Error(), unsupportedParameter):
+		return "the pooler does not pass it on: take it out of db.url; a search_path is set with `alter role USER set search_path = SCHEMA`"
+	case errors.Is(err, ErrParameter):
+		return "it is a parameter of db.url that PostgreSQL does not know or take: take it out, or correct it"
+	case errors.Is(err, ErrReadOnly):
+		return "it is a standby, or default_transaction_read_only is on there: `wrktalk-agent check` says which, and how to mend it; name all servers in db.host to find the one that takes writes"
 	case errors.Is(err, ErrAuth):
 		return "check db.user and db.password, and that the server's pg_hba.conf lets this user in from here with this db.ssl_mode"
 	case errors.Is(err, ErrNoDatabase):
@@ -61,25 +83,49 @@ func Explain(err error) string {
 	return ""
 }
 
+// demanded finds in pgx's words which login a server asked for.
+var demanded = regexp.MustCompile(`server requested (\S+) authentication`)
+
+// explainDemand says what to do about a server that asks for a login which is not
+// allowed.
+func explainDemand(text string) string {
+	demand, allow := "it lets the agent in without asking for the password, so it need not be the database", "none"
+	if m := demanded.FindStringSubmatch(text); m != nil {
+		switch allow = m[1]; allow {
+		case "password":
+			demand = "it asks for the password in clear text"
+		case "md5":
+			demand = "it asks for the password as an MD5 digest, from which it can be guessed"
+		default:
+			demand = "it asks for a login by " + allow
+		}
+	}
+	return demand + ", and nothing proves that it is the database: have it ask for scram-sha-256 (pg_hba.conf, password_encryption), or set db.ssl_mode to verify-full and db.ssl_root_cert to its authority; where every host on the way is trusted, set db.require_auth to " + allow + ",scram-sha-256"
+}
+
+// unsupportedParameter is what PgBouncer says of a parameter at start-up.
+const unsupportedParameter = "unsupported startup parameter"
+
 // Transient reports whether the call that returned err may succeed when it is
 // repeated without anyone doing anything here: the server is down, starting,
 // full or out of reach.
 func Transient(err error) bool {
 	if err == nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrNotFound) ||
 		errors.Is(err, ErrArtifactGone) || errors.Is(err, context.Canceled) || errors.Is(err, ErrTLS) ||
-		errors.Is(err, errConnString) || errors.Is(err, ErrNotMigrated) {
+		errors.Is(err, errConnString) || errors.Is(err, ErrNotMigrated) ||
+		errors.Is(err, ErrUnheard) || errors.Is(err, ErrLoginDemand) || errors.Is(err, ErrParameter) || errors.Is(err, ErrAuth) || errors.Is(err, ErrNoDatabase) {
 		return false
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		return passes(pg.Code)
+		return isTransientCode(pg.Code)
 	}
 	return errors.Is(err, ErrUnreachable) || lostConnection(err)
 }
 
-// passes reports whether the condition that a server's error code names may
-// end by itself.
-func passes(code string) bool {
+// isTransientCode reports whether the condition that a server's error code names
+// may end by itself.
+func isTransientCode(code string) bool {
 	switch code {
 	case "55P03", "55006", // lock not available, object in use
 		"25P03", "25P04", // the session's time limits
@@ -98,7 +144,7 @@ func passes(code string) bool {
 func lostConnection(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		return pg.SeverityUnlocalized == "FATAL" && passes(pg.Code)
+		return pg.SeverityUnlocalized == "FATAL" && isTransientCode(pg.Code)
 	}
 	var network net.Error
 	return errors.Is(err, errCommitUnknown) || errors.Is(err, pgconn.ErrConnClosed) ||
@@ -129,8 +175,8 @@ func (e *Error) Unwrap() []error {
 	return []error{e.reason, e.cause}
 }
 
-// tidy wraps an error at this package's boundary; nil stays nil.
-func tidy(doing string, err error) error {
+// wrap wraps an error at this package's boundary; nil stays nil.
+func wrap(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -147,6 +193,14 @@ func reason(err error) error {
 		switch pg.Code {
 		case "28P01", "28000":
 			return ErrAuth
+		case "25006":
+			return ErrReadOnly
+		case "42704", "22023":
+			if pg.SeverityUnlocalized == "FATAL" {
+				return ErrParameter
+			}
+		case "08P01":
+			return poolerReason(pg.Message)
 		case "3D000":
 			return ErrNoDatabase
 		case "42P01", "42703", "3F000":
@@ -169,6 +223,10 @@ func reason(err error) error {
 	)
 	text := err.Error()
 	switch {
+	case strings.Contains(text, "require_auth check failed"):
+		return ErrLoginDemand
+	case strings.Contains(text, "ValidateConnect failed: read only connection"):
+		return ErrReadOnly
 	case errors.As(err, &record), errors.As(err, &alert), errors.As(err, &verify),
 		errors.As(err, &name), errors.As(err, &authority),
 		strings.Contains(text, "tls error"), strings.Contains(text, "server refused TLS"):
@@ -179,6 +237,29 @@ func reason(err error) error {
 	return ErrUnreachable
 }
 
+// poolerReason classifies what PgBouncer says under the code of a violated protocol.
+func poolerReason(message string) error {
+	switch {
+	case strings.Contains(message, unsupportedParameter):
+		return ErrParameter
+	case strings.Contains(message, "no such database"):
+		return ErrNoDatabase
+	case strings.Contains(message, "no such user"), strings.Contains(message, "authentication failed"):
+		return ErrAuth
+	}
+	return nil
+}
+
+// fromSessionState reports whether a server's error may come from what a session
+// got when it began and keeps: that it is read-only, or where it looks for tables.
+func fromSessionState(code string) bool {
+	switch code {
+	case "25006", "42P01", "42703", "42883", "3F000", "42501":
+		return true
+	}
+	return false
+}
+
 // withoutConfig replaces pgx's connect error, which carries the configuration,
 // by a text and by the part of the cause that callers may want to look at.
 func withoutConfig(err error) error {
@@ -186,7 +267,7 @@ func withoutConfig(err error) error {
 	if !errors.As(err, &connect) {
 		return err
 	}
-	text := attempts(strings.Replace(connect.Error(), "failed to connect to", "connect to", 1))
+	text := dedupe(strings.Replace(connect.Error(), "failed to connect to", "connect to", 1))
 	var kept error
 	var pg *pgconn.PgError
 	var network *net.OpError
@@ -202,35 +283,35 @@ func withoutConfig(err error) error {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		kept = syscall.ECONNREFUSED
 	}
-	return &said{text: text, kept: kept}
+	return &sanitized{text: text, kept: kept}
 }
 
 // dialed is what pgx and net say before the one word that matters.
 var dialed = regexp.MustCompile(`(dial error: )?dial tcp \S+: connect: `)
 
-// attempts shortens pgx's list of attempts: sslmode=prefer and names with
+// dedupe shortens pgx's list of attempts: sslmode=prefer and names with
 // several addresses make it say the same thing more than once.
-func attempts(text string) string {
-	var said []string
+func dedupe(text string) string {
+	var lines []string
 	for line := range strings.Lines(text) {
 		line = dialed.ReplaceAllString(strings.TrimSpace(line), "")
-		if line != "" && !slices.Contains(said, line) {
-			said = append(said, line)
+		if line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
 		}
 	}
-	if len(said) < 2 {
-		return strings.Join(said, "")
+	if len(lines) < 2 {
+		return strings.Join(lines, "")
 	}
-	return said[0] + " " + strings.Join(said[1:], "; ")
+	return lines[0] + " " + strings.Join(lines[1:], "; ")
 }
 
-type said struct {
+type sanitized struct {
 	text string
 	kept error
 }
 
-func (s *said) Error() string { return s.text }
-func (s *said) Unwrap() error { return s.kept }
+func (s *sanitized) Error() string { return s.text }
+func (s *sanitized) Unwrap() error { return s.kept }
 
 var errConnString = errors.New("the connection string is wrong")
 
@@ -242,7 +323,7 @@ func parseError(err error) error {
 	if errors.As(err, &file) {
 		return &Error{doing: doing, reason: errConnString, cause: file}
 	}
-	for _, known := range []struct{ said, mean string }{
+	for _, known := range []struct{ text, meaning string }{
 		{"failed to parse as URL", "it is not a valid URL; characters other than letters and digits in the password have to be percent-encoded"},
 		{"failed to parse as keyword/value", "it is not valid as keywords and values; values with blanks have to be in single quotes"},
 		{"failed to read service", "the service it names cannot be read"},
@@ -250,12 +331,13 @@ func parseError(err error) error {
 		{"invalid connect_timeout", "connect_timeout is not a number of seconds"},
 		{"could not match", "it names more hosts than ports, or fewer"},
 		{"invalid port", "the port is not a number from 1 to 65535"},
+		{"require_auth", "require_auth is none of PostgreSQL's, or mixes logins with and without !"},
 		{"target_session_attrs", "target_session_attrs is none of PostgreSQL's"},
 		{"default_query_exec_mode", "default_query_exec_mode is none of pgx's"},
 		{"pool_", "one of the pool_ settings is not valid"},
 	} {
-		if strings.Contains(err.Error(), known.said) {
-			return &Error{doing: doing, reason: errConnString, cause: errors.New(known.mean)}
+		if strings.Contains(err.Error(), known.text) {
+			return &Error{doing: doing, reason: errConnString, cause: errors.New(known.meaning)}
 		}
 	}
 	return &Error{doing: doing, reason: errConnString, cause: errors.New("it is not valid")}

@@ -13,6 +13,7 @@ import (
 )
 
 func TestFinishWritesEverything(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		for _, ok := range []bool{true, false} {
 			artifact := pushArtifact(t, db, task.ChartHelm, "2.5.0")
@@ -43,6 +44,7 @@ func TestFinishWritesEverything(t *testing.T) {
 }
 
 func TestFinishMayBeRepeated(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		artifact := pushArtifact(t, db, task.ChartHelm, "1")
 		addTask(t, db, task.KindDeploy, artifact)
@@ -67,6 +69,7 @@ func TestFinishMayBeRepeated(t *testing.T) {
 
 // An operator who put the task back to pending, or ended it, fences the claim.
 func TestFinishIsFencedByAnOperator(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	addTask(t, db, task.KindRollback, "")
@@ -83,6 +86,7 @@ func TestFinishIsFencedByAnOperator(t *testing.T) {
 // some backends do, fences the claim as well: what comes of it later is neither
 // recorded nor announced.
 func TestFinishIsFencedByAnotherEnding(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		served, artifact := pushArtifact(t, db, task.ChartHelm, "1"), pushArtifact(t, db, task.ChartHelm, "2")
 		addTask(t, db, task.KindDeploy, served)
@@ -127,6 +131,7 @@ func TestFinishIsFencedByAnotherEnding(t *testing.T) {
 }
 
 func TestDefect14LostCommitReplyIsReadBack(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, _ *taskdb.DB) {
 		proxy, through := testenv.NewPostgresProxy(t, raw)
 		db := open(t, through)
@@ -147,6 +152,7 @@ func TestDefect14LostCommitReplyIsReadBack(t *testing.T) {
 // A connection that is cut before the commit leaves nothing behind, and the
 // next try does it.
 func TestDefect14FinishIsAllOrNothing(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	proxy, through := testenv.NewPostgresProxy(t, raw)
 	db := open(t, through)
@@ -164,6 +170,7 @@ func TestDefect14FinishIsAllOrNothing(t *testing.T) {
 }
 
 func TestFinishTakesAnyText(t *testing.T) {
+	t.Parallel()
 	hostile := "NUL \x00, bad UTF-8 \xff\xfe, \\u0000, quote ' \" \\ ;--, ünï ☃ \U0001F680 " + strings.Repeat("long ", 1<<20)
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		addTask(t, db, task.KindRollback, "")
@@ -185,6 +192,7 @@ func TestFinishTakesAnyText(t *testing.T) {
 // A backend with a narrow column, or a database that cannot hold a character,
 // must not keep a task in progress for ever.
 func TestFinishFitsNarrowColumnsAndEncodings(t *testing.T) {
+	t.Parallel()
 	t.Run("narrow", func(t *testing.T) {
 		raw := testenv.Database(t)
 		raw.SQL(t, "alter table agent_task alter error_message type varchar(255)")
@@ -280,6 +288,7 @@ var flagSteps = map[string][]struct {
 }
 
 func TestFlags(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		for name, steps := range flagSteps {
 			t.Run(name, func(t *testing.T) {
@@ -331,6 +340,7 @@ func flags(t *testing.T, db *taskdb.DB) string {
 }
 
 func TestFlagsOfAnUntidyTable(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	ids := map[string]string{}

@@ -60,15 +60,22 @@ func moveFlags(ctx context.Context, tx pgx.Tx, id string) error {
 // there is none.
 func (db *DB) RollbackTarget(ctx context.Context, chart task.ChartType) (*Artifact, error) {
 	// An artifact's time is that of the task which applied it. It was left behind
-	// by a rollback if the next task of its chart type that completed was one.
-	a, err := db.artifact(ctx, `lower(btrim(chart_type::text)) = $1::text
-		and not coalesce(is_current, false) and (is_previous or applied_at is not null)
-		and not coalesce((
-			select btrim(t.type::text) = 'rollback' from agent_task t
+	// by a rollback if the next task of its chart type that completed was one: of
+	// the tasks in the order of their times, the one after those up to its own.
+	a, err := db.artifact(ctx, `id in (
+		with ended as (
+			select t.completed_at as at, btrim(t.type::text) = 'rollback' as back from agent_task t
 			left join release_artifact o on o.id::text = t.release_artifact_id::text
-			where t.status::text = 'completed' and t.completed_at > release_artifact.applied_at
+			where t.status::text = 'completed' and t.completed_at is not null
 				and coalesce(lower(btrim(o.chart_type::text)), $1::text) = $1::text
-			order by t.completed_at limit 1), false)
-		order by coalesce(is_previous, false) desc, applied_at desc nulls last, created_at desc nulls last, id desc limit 1`, string(chart))
-	return a, tidy(fmt.Sprintf("find the %s artifact to roll back to", chart), err)
+		), moments as (
+			select id, applied_at as at, null::boolean as back, coalesce(is_previous, false) as previous, created_at
+			from release_artifact where lower(btrim(chart_type::text)) = $1::text
+				and not coalesce(is_current, false) and (is_previous or applied_at is not null)
+			union all select null, at, back, null, null from ended
+		), counted as (select *, count(back) over (order by at) as before from moments)
+		select c.id from counted c
+		where c.id is not null and not coalesce((select array_agg(back order by at) from ended)[c.before + 1], false)
+		order by c.previous desc, c.at desc nulls last, c.created_at desc nulls last, c.id desc limit 1)`, string(chart))
+	return a, wrap(fmt.Sprintf("find the %s artifact to roll back to", chart), err)
 }

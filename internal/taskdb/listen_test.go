@@ -3,6 +3,7 @@ package taskdb_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 )
 
 func TestListenWakesUp(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	proxy, through := testenv.NewPostgresProxy(t, raw)
 	direct, db := open(t, raw.ConnString), open(t, through)
@@ -27,7 +29,7 @@ func TestListenWakesUp(t *testing.T) {
 		case <-hints:
 		case err := <-done:
 			t.Fatalf("%s: listening ended with %v", what, err)
-		case <-time.After(30 * time.Second):
+		case <-time.After(10 * time.Minute):
 			t.Fatalf("%s gave no hint", what)
 		}
 	}
@@ -59,9 +61,41 @@ func TestListenWakesUp(t *testing.T) {
 }
 
 func TestListenNeedsTheMigration(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	if err := db.Listen(t.Context(), func() { t.Error("a hint") }); !errors.Is(err, taskdb.ErrNotMigrated) {
 		t.Errorf("listen: %v", err)
+	}
+}
+
+// Announcements do not pass a pooler that gives connections to others between two
+// transactions, which is found out; everything else does.
+func TestTransactionPoolersAreNoticed(t *testing.T) {
+	t.Parallel()
+	raw := testenv.Database(t)
+	through := testenv.NewPgBouncer(t, raw, "transaction")
+	db := open(t, through)
+	if err := errors.Join(db.CheckSchema(t.Context(), helm), db.Migrate(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan error, 1)
+	go func() { heard <- db.Announced(t.Context()) }()
+	if err := db.Listen(t.Context(), func() { t.Error("a hint") }); !errors.Is(err, taskdb.ErrUnheard) || taskdb.Transient(err) {
+		t.Errorf("listen: %v", err)
+	}
+	if err := <-heard; !errors.Is(err, taskdb.ErrUnheard) {
+		t.Errorf("announced: %v", err)
+	}
+	addTask(t, db, task.KindRollback, "")
+	finish(t, db, mustClaim(t, db, helm), "", false)
+
+	err := open(t, through+"&search_path=public").Ping(t.Context())
+	if !errors.Is(err, taskdb.ErrParameter) || !strings.Contains(taskdb.Explain(err), "the pooler does not pass it on") {
+		t.Errorf("a parameter that PgBouncer refuses: %v: %s", err, taskdb.Explain(err))
+	}
+	session := open(t, testenv.NewPgBouncer(t, raw, "session"))
+	if err := session.Announced(t.Context()); err != nil {
+		t.Errorf("through a pooler that keeps sessions: %v", err)
 	}
 }

@@ -26,6 +26,7 @@ const describe = `
 	select proname from pg_proc where pronamespace = 'public'::regnamespace order by 1`
 
 func TestMigrateUpDownUp(t *testing.T) {
+	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
 		ctx := t.Context()
 		before := raw.SQL(t, describe)
@@ -65,6 +66,7 @@ func TestMigrateUpDownUp(t *testing.T) {
 }
 
 func TestRecordsNeedNoMigration(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	ctx := t.Context()
@@ -76,8 +78,8 @@ func TestRecordsNeedNoMigration(t *testing.T) {
 				{Time: time.Unix(1, 1000), Component: "fetcher", Phase: task.PhaseClaimed},
 				{Time: time.Unix(1, 1000), Component: "fetcher", Phase: task.PhaseStaging, Text: "ü\x00\xff"},
 			}),
-			db.RecordMail(ctx, taskdb.Mail{TaskID: "a", Recipient: "x@y", MessageID: "<1>", State: "queued"}),
-			db.RecordMail(ctx, taskdb.Mail{TaskID: "a", Recipient: "x@y", MessageID: "<1>", State: "sent", Attempts: 2}),
+			db.RecordDelivery(ctx, taskdb.Delivery{TaskID: "a", Recipient: "x@y", MessageID: "<1>", State: "queued"}),
+			db.RecordDelivery(ctx, taskdb.Delivery{TaskID: "a", Recipient: "x@y", MessageID: "<1>", State: "sent", Attempts: 2}),
 		)
 	}
 	if err := record(); err != nil {
@@ -114,6 +116,7 @@ func TestRecordsNeedNoMigration(t *testing.T) {
 }
 
 func TestMigrateGivesUpOnALockedTable(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	release := lockRow(t, raw.ConnString, addTask(t, db, task.KindRollback, ""))
@@ -128,6 +131,7 @@ func TestMigrateGivesUpOnALockedTable(t *testing.T) {
 }
 
 func TestCreateSchemaMatchesTheReference(t *testing.T) {
+	t.Parallel()
 	reference, created := testenv.Database(t), testenv.Database(t, testenv.EmptySchema)
 	db := open(t, created.ConnString)
 	if err := db.CreateSchema(t.Context()); err != nil {
@@ -139,7 +143,7 @@ func TestCreateSchemaMatchesTheReference(t *testing.T) {
 	if err := db.CreateSchema(t.Context()); !errors.Is(err, taskdb.ErrSchemaExists) {
 		t.Errorf("created again: %v", err)
 	}
-	if err := db.CheckSchema(t.Context()); err != nil {
+	if err := db.CheckSchema(t.Context(), helm); err != nil {
 		t.Error(err)
 	}
 }
@@ -154,6 +158,7 @@ func limited(t *testing.T, raw *testenv.DB, grants string) string {
 }
 
 func TestCreateSchemaWithoutTheExtension(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t, testenv.EmptySchema)
 	// Without CREATE on the database no extension can be added.
 	db := open(t, limited(t, raw, "grant create on schema public to ROLE; revoke create, temporary on database "+raw.Name+" from public"))
@@ -168,29 +173,86 @@ func TestCreateSchemaWithoutTheExtension(t *testing.T) {
 }
 
 func TestCheckSchemaNamesWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
-		change string
-		want   []string
+		schema testenv.Schema
+		change string // DB and ROLE stand for the database and the role that checks, which has all grants
+		want   string
 		is     error
 	}{
-		"table":     {"drop table admin", []string{"table admin is missing"}, taskdb.ErrSchema},
-		"column":    {"alter table agent_task drop column picked_up_at", []string{"column picked_up_at of table agent_task"}, taskdb.ErrSchema},
-		"elsewhere": {"create schema w; alter table admin set schema w", []string{"table admin is in schema w"}, taskdb.ErrSchema},
+		"nothing":        {0, "", "", nil},
+		"table":          {0, "drop table admin", "table admin is missing", taskdb.ErrSchema},
+		"column":         {0, "alter table agent_task drop column picked_up_at", "column picked_up_at of table agent_task", taskdb.ErrSchema},
+		"elsewhere":      {0, "create schema w; alter table admin set schema w; grant usage on schema w to ROLE", "`alter role ROLE in database DB set search_path = w`", taskdb.ErrSchema},
+		"closed":         {0, "create schema w; alter table admin set schema w; alter role ROLE set search_path = w, public", "`grant usage on schema w to ROLE`", taskdb.ErrPermission},
+		"read-only":      {0, "alter database DB set default_transaction_read_only = on", "`alter database DB reset default_transaction_read_only`", taskdb.ErrReadOnly},
+		"read-only role": {0, "alter role ROLE set default_transaction_read_only = on", "`alter role ROLE reset default_transaction_read_only`", taskdb.ErrReadOnly},
+		"enum": {
+			testenv.NativeEnums, "alter type task_status rename value 'inProgress' to 'in_progress'",
+			"`alter type task_status add value 'inProgress'`", taskdb.ErrSchema,
+		},
+		"constraint": {
+			0, "alter table agent_task add constraint known check (status in ('pending', 'completed', 'failed', 'running'))",
+			"the constraint known of agent_task refuses the status inProgress", taskdb.ErrSchema,
+		},
+		"constraint that fits": {0, "alter table agent_task add check (status in ('pending', 'inProgress', 'completed', 'failed'))", "", nil},
+		"narrow":               {0, "alter table agent_task alter column status type varchar(9)", "too narrow for inProgress", taskdb.ErrSchema},
+		"domain": {
+			0, "create domain st as varchar check (value <> 'inProgress'); alter table agent_task alter column status type st",
+			"refuses inProgress", taskdb.ErrSchema,
+		},
+		"type":   {0, "alter table agent_task alter column picked_up_at type date", "`alter table agent_task alter column picked_up_at type timestamptz`", taskdb.ErrSchema},
+		"hidden": {0, "alter table agent_task enable row level security", "lets this user see no row: `create policy wrktalk_agent on agent_task to ROLE", taskdb.ErrPermission},
+		"hidden from others": {
+			0, "alter table release_artifact enable row level security; create policy p on release_artifact for select using (true)",
+			"of table release_artifact lets this user change no row", taskdb.ErrPermission,
+		},
+		"policy":  {0, "alter table agent_task enable row level security; create policy p on agent_task using (true)", "", nil},
+		"filters": {0, "alter table agent_task enable row level security; create policy p on agent_task using (type = 'deploy')", "warning: row level security of table agent_task may hide rows that this user has to see", nil},
+		"inserts": {0, "revoke insert on agent_task from ROLE", "warning: this user may not add tasks", nil},
+		"statement": {0, `alter table deployment_config rename to c; create view deployment_config as select * from c limit 1;
+			grant select, update on deployment_config to ROLE`, "what a run does is refused", taskdb.ErrSchema},
 	} {
 		t.Run(name, func(t *testing.T) {
-			raw := testenv.Database(t)
-			raw.SQL(t, test.change)
-			err := open(t, raw.ConnString).CheckSchema(t.Context())
-			checkProblems(t, err, test.want, test.is)
+			t.Parallel()
+			raw := testenv.Database(t, test.schema)
+			conn := limited(t, raw, "grant select, insert, update on all tables in schema public to ROLE")
+			names := strings.NewReplacer("DB", raw.Name, "ROLE", "role_of_"+raw.Name)
+			raw.SQL(t, names.Replace(test.change))
+			db := open(t, conn)
+			err := db.CheckSchema(t.Context(), helm)
+			if test.is != nil {
+				checkProblems(t, err, []string{names.Replace(test.want)}, test.is)
+				return
+			}
+			warnings, warnErr := db.SchemaWarnings(t.Context())
+			if err != nil || warnErr != nil {
+				t.Fatalf("check: %v, %v", err, warnErr)
+			}
+			if want, expected := strings.CutPrefix(test.want, "warning: "); expected != (len(warnings) > 0) || !strings.Contains(strings.Join(warnings, "\n"), want) {
+				t.Errorf("warnings %q, want %q", warnings, want)
+			}
 		})
 	}
+	t.Run("standby", func(t *testing.T) {
+		t.Parallel()
+		p, err := testenv.StartPostgres(testenv.PostgresOptions{Standby: true})
+		if errors.Is(err, testenv.ErrNoPostgres) {
+			testenv.Missing(t, "PostgreSQL", err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Stop()
+		checkProblems(t, open(t, p.URL("postgres")).CheckSchema(t.Context(), helm), []string{"a standby: set db.host to the primary"}, taskdb.ErrReadOnly)
+	})
 	t.Run("privileges", func(t *testing.T) {
 		raw := testenv.Database(t)
 		const enough = `grant select, update on agent_task, release_artifact, deployment_config to ROLE;
 			grant select (id, name, email, is_active, created_at) on admin to ROLE;`
 		conn := limited(t, raw, enough)
 		db := open(t, conn)
-		if err := db.CheckSchema(t.Context()); err != nil {
+		if err := db.CheckSchema(t.Context(), helm); err != nil {
 			t.Errorf("with enough privileges: %v", err)
 		}
 		// They really are enough.
@@ -204,8 +266,9 @@ func TestCheckSchemaNamesWhatIsMissing(t *testing.T) {
 		}
 		role := "role_of_" + raw.Name
 		raw.SQL(t, fmt.Sprintf("revoke update on agent_task from %s; revoke select (email) on admin from %[1]s", role))
-		checkProblems(t, db.CheckSchema(t.Context()), []string{
-			"may not change column status of table agent_task", "may not read column email of table admin",
+		checkProblems(t, db.CheckSchema(t.Context(), helm), []string{
+			"may not change columns status, picked_up_at, completed_at, last_heartbeat, result, error_message, updated_at of table agent_task: `grant update (status, picked_up_at, completed_at, last_heartbeat, result, error_message, updated_at) on agent_task to " + role + "`",
+			"may not read column email of table admin: `grant select (email) on admin to " + role + "`",
 		}, taskdb.ErrPermission)
 		_, err := db.Claim(t.Context(), helm, claiming)
 		if err == nil {
@@ -215,12 +278,38 @@ func TestCheckSchemaNamesWhatIsMissing(t *testing.T) {
 		if !errors.Is(err, taskdb.ErrPermission) || taskdb.Explain(err) == "" || taskdb.Transient(err) {
 			t.Errorf("claim without the privilege: %v", err)
 		}
-		// Another's schema that cannot be used is as good as none.
-		if err := owner.Migrate(t.Context()); err != nil {
-			t.Fatal(err)
+		raw.SQL(t, "grant update on agent_task to "+role)
+		if err := db.Migrate(t.Context()); !errors.Is(err, taskdb.ErrPermission) || !strings.Contains(taskdb.Explain(err), "run it as postgres, who owns table agent_task") {
+			t.Errorf("migrate without the privilege: %v: %s", err, taskdb.Explain(err))
 		}
-		if v, err := db.Migrated(t.Context()); v != 0 || err != nil {
-			t.Errorf("version %d, %v", v, err)
+		// Whoever migrates gives the agent's role what it needs.
+		granted, err := owner.MigrateFor(t.Context())
+		if err != nil || len(granted) != 1 || granted[0] != role {
+			t.Fatalf("migrated for %q: %v", granted, err)
+		}
+		if s, err := db.AgentSchema(t.Context()); s.Version != taskdb.SchemaVersion || s.Grants != "" || err != nil {
+			t.Errorf("the schema after the migration: %+v, %v", s, err)
+		}
+		if err := errors.Join(
+			db.RecordAttempt(t.Context(), taskdb.Attempt{TaskID: "a", Token: "t", Owner: "host"}),
+			db.AppendEvents(t.Context(), "a", "t", []task.Event{{Time: time.Unix(1, 0), Component: "fetcher"}}),
+			db.RecordDelivery(t.Context(), taskdb.Delivery{TaskID: "a", MessageID: "<1>"}),
+			db.RequestCancel(t.Context(), "a", "t", ""),
+		); err != nil {
+			t.Errorf("with what the migration grants: %v", err)
+		}
+		if _, err := db.Prune(t.Context(), time.Hour); err != nil {
+			t.Error(err)
+		}
+		// Without it, the schema is as good as none, and that is said.
+		raw.SQL(t, "revoke all on schema wrktalk_agent from "+role)
+		s, err := db.AgentSchema(t.Context())
+		if err != nil || s.Version != 0 || !strings.Contains(s.Grants, "grant usage on schema wrktalk_agent to "+role) {
+			t.Errorf("a schema that may not be used: %+v, %v", s, err)
+		}
+		err = db.Listen(t.Context(), func() { t.Error("a hint") })
+		if !errors.Is(err, taskdb.ErrNotMigrated) || !strings.Contains(err.Error(), s.Grants) {
+			t.Errorf("listen without the privilege: %v", err)
 		}
 	})
 }
@@ -228,7 +317,7 @@ func TestCheckSchemaNamesWhatIsMissing(t *testing.T) {
 func checkProblems(t *testing.T, err error, want []string, is error) {
 	t.Helper()
 	var schema *taskdb.SchemaError
-	if !errors.As(err, &schema) || !errors.Is(err, is) || taskdb.Explain(err) == "" {
+	if !errors.As(err, &schema) || !errors.Is(err, is) || taskdb.Transient(err) {
 		t.Fatalf("check: %v", err)
 	}
 	for _, w := range want {
@@ -239,6 +328,7 @@ func checkProblems(t *testing.T, err error, want []string, is error) {
 }
 
 func TestMissingTablesAreExplained(t *testing.T) {
+	t.Parallel()
 	db := open(t, testenv.Database(t, testenv.EmptySchema).ConnString)
 	_, err := db.Claim(t.Context(), helm, claiming)
 	if !errors.Is(err, taskdb.ErrSchema) || !strings.Contains(taskdb.Explain(err), "migrate --create") {

@@ -30,7 +30,9 @@ var odd = func() string {
 // startSecure starts a server of its own with TLS and an odd password.
 func startSecure(t *testing.T) *testenv.Postgres {
 	t.Helper()
-	p, err := testenv.StartPostgres(testenv.PostgresOptions{Password: odd, TLS: true})
+	p, err := testenv.StartPostgres(testenv.PostgresOptions{Password: odd, TLS: true, HBA: []string{
+		"host all clear 127.0.0.1/32 password", "host all hashed 127.0.0.1/32 md5", "host all anyone 127.0.0.1/32 trust",
+	}})
 	if errors.Is(err, testenv.ErrNoPostgres) {
 		testenv.Missing(t, "PostgreSQL", err)
 	}
@@ -48,6 +50,7 @@ func quote(s string) string {
 
 // Close does not wait until a call that hangs has ended.
 func TestCloseGivesUp(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	db := open(t, raw.ConnString)
 	addTask(t, db, task.KindRollback, "")
@@ -69,6 +72,7 @@ func TestCloseGivesUp(t *testing.T) {
 }
 
 func TestDefect17OddPasswordsAndTLS(t *testing.T) {
+	t.Parallel()
 	p := startSecure(t)
 	dead := deadPort(t)
 	base := fmt.Sprintf("user=postgres dbname=postgres password=%s connect_timeout=5", quote(odd))
@@ -143,7 +147,82 @@ func checkSafe(t *testing.T, err error, secrets ...string) {
 	}
 }
 
+// A server that asks for less than SCRAM does not get the password where only SCRAM
+// is allowed, and the error says what it asked for.
+func TestPasswordsBySCRAMAlone(t *testing.T) {
+	t.Parallel()
+	p := startSecure(t)
+	if _, err := p.SQL("postgres", `create role clear login password 's3cret'; create role anyone login;
+		set password_encryption = 'md5'; create role hashed login password 's3cret'`); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ user, auth, says string }{
+		{"clear", "scram-sha-256", "it asks for the password in clear text, and nothing proves that it is the database"},
+		{"clear", "password,scram-sha-256", ""},
+		{"clear", "!password,!md5", "it asks for the password in clear text"},
+		{"hashed", "scram-sha-256", "set db.require_auth to md5,scram-sha-256"},
+		{"hashed", "md5,scram-sha-256", ""},
+		{"anyone", "scram-sha-256", "it lets the agent in without asking for the password"},
+		{"anyone", "!password,!md5", ""},
+	} {
+		proxy := testenv.NewProxy(t, fmt.Sprintf("127.0.0.1:%d", p.Port))
+		proxy.LoseReplyTo("s3cret", 1)
+		db := open(t, fmt.Sprintf("user=%s password=s3cret dbname=postgres host=127.0.0.1 port=%d sslmode=disable require_auth=%s",
+			test.user, proxy.Port, test.auth))
+		err := db.Ping(t.Context())
+		if test.says == "" {
+			if err != nil && proxy.Lost() == 0 {
+				t.Errorf("%+v: %v", test, err)
+			}
+			continue
+		}
+		checkSafe(t, err, "s3cret")
+		if !errors.Is(err, taskdb.ErrLoginDemand) || taskdb.Transient(err) || !strings.Contains(taskdb.Explain(err), test.says) {
+			t.Errorf("%+v: %v, explained as %q", test, err, taskdb.Explain(err))
+		}
+		if proxy.Lost() > 0 {
+			t.Errorf("%+v: the password was sent", test)
+		}
+	}
+	db := open(t, p.ConnString("postgres", "127.0.0.1", p.Port)+"&schema=public")
+	if err := db.Ping(t.Context()); !errors.Is(err, taskdb.ErrParameter) || taskdb.Transient(err) {
+		t.Errorf("a parameter that is none of PostgreSQL's: %v", err)
+	}
+}
+
+// A session that began while the server took no writes, or whose user found no
+// tables, is not used again.
+func TestReadOnlySessionsAreReplaced(t *testing.T) {
+	t.Parallel()
+	raw := testenv.Database(t)
+	db := open(t, raw.ConnString)
+	alter := "alter database " + raw.Name
+	raw.SQL(t, alter+" set default_transaction_read_only = on")
+	addPending := func() {
+		raw.SQL(t, "set transaction read write; "+insertTask("rollback", "pending", "now()"))
+	}
+	addPending()
+	_, err := db.Claim(t.Context(), helm, claiming)
+	if !errors.Is(err, taskdb.ErrReadOnly) || !taskdb.Transient(err) || taskdb.Explain(err) == "" {
+		t.Errorf("claim on a read-only database: %v", err)
+	}
+	raw.SQL(t, alter+" reset default_transaction_read_only")
+	mustClaim(t, db, helm)
+	if got := raw.SQL(t, "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'test' and pid <> pg_backend_pid()"); got != "1" {
+		t.Errorf("%s sessions are open", got)
+	}
+
+	raw.SQL(t, alter+" set search_path = nowhere")
+	db = open(t, raw.ConnString)
+	if _, err := db.Claim(t.Context(), helm, claiming); !errors.Is(err, taskdb.ErrSchema) {
+		t.Errorf("claim without tables: %v", err)
+	}
+	raw.SQL(t, alter+" reset search_path")
+	claim(t, db, helm, claiming)
+}
+
 func TestDefect17ConnectionStringsAreNeverQuoted(t *testing.T) {
+	t.Parallel()
 	for _, conn := range []string{
 		"host=localhost password=hunter2 port=abc",
 		"host=localhost password=hunter2 sslmode=maybe",
@@ -182,6 +261,7 @@ func deadPort(t *testing.T) int {
 }
 
 func TestOpenDoesNotConnect(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	proxy, through := testenv.NewPostgresProxy(t, raw)
 	db := open(t, through)
@@ -200,6 +280,7 @@ func TestOpenDoesNotConnect(t *testing.T) {
 
 // A session looks the same whatever the server's or the role's defaults are.
 func TestSessionSettings(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	raw.SQL(t, fmt.Sprintf(`alter database %s set timezone = 'Asia/Kolkata'; alter database %[1]s set datestyle = 'SQL, DMY'`, raw.Name))
 	db := open(t, raw.ConnString)
@@ -219,12 +300,13 @@ func TestSessionSettings(t *testing.T) {
 
 // Every mode in which pgx can send queries works, for all sorts of poolers.
 func TestEveryQueryMode(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"exec", "cache_describe", "cache_statement", "describe_exec", "simple_protocol"} {
 		t.Run(mode, func(t *testing.T) {
 			for _, schema := range testenv.Schemas {
 				raw := testenv.Database(t, schema)
 				db := open(t, raw.ConnString+"&default_query_exec_mode="+mode)
-				if err := errors.Join(db.CheckSchema(t.Context()), db.Migrate(t.Context())); err != nil {
+				if err := errors.Join(db.CheckSchema(t.Context(), helm), db.Migrate(t.Context())); err != nil {
 					t.Fatal(err)
 				}
 				data := noise(1_500_000)
@@ -267,6 +349,7 @@ func TestEveryQueryMode(t *testing.T) {
 
 // A network that falls silent ends a call instead of holding it.
 func TestSilentServerDoesNotHoldACall(t *testing.T) {
+	t.Parallel()
 	raw := testenv.Database(t)
 	proxy, through := testenv.NewPostgresProxy(t, raw)
 	db := open(t, through)
@@ -288,6 +371,7 @@ func TestSilentServerDoesNotHoldACall(t *testing.T) {
 
 // A server that says no for good is not asked for ever.
 func TestTransient(t *testing.T) {
+	t.Parallel()
 	for code, want := range map[string]bool{
 		"28P01": false, "3D000": false, "42P01": false, "42501": false, "22001": false, "23503": false,
 		"57P01": true, "57P03": true, "53300": true, "40001": true, "55P03": true, "25006": true, "08006": true,
@@ -300,6 +384,7 @@ func TestTransient(t *testing.T) {
 }
 
 func TestReadStopsWhenTheLoginIsRefused(t *testing.T) {
+	t.Parallel()
 	p := startSecure(t)
 	conn := fmt.Sprintf("user=postgres dbname=postgres password=wrong host=127.0.0.1 port=%d sslmode=require", p.Port)
 	if _, err := io.ReadAll(open(t, conn).Read(t.Context(), "x", 1)); !errors.Is(err, taskdb.ErrAuth) {

@@ -3,7 +3,6 @@ package taskdb
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -19,9 +18,9 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
-// MaxArtifact is the largest artifact that can be pushed, in bytes: PostgreSQL
+// maxArtifact is the largest artifact that can be pushed, in bytes: PostgreSQL
 // holds at most a gigabyte in one value, and a bit less in one row.
-const MaxArtifact = 1000 << 20
+const maxArtifact = 1000 << 20
 
 // NewArtifact is an artifact to store. Env and Values are secrets.
 type NewArtifact struct {
@@ -45,8 +44,8 @@ func (db *DB) Push(ctx context.Context, a NewArtifact) (string, error) {
 	switch {
 	case a.Size <= 0:
 		return "", fmt.Errorf("%s: it is empty", doing)
-	case a.Size > MaxArtifact:
-		return "", fmt.Errorf("%s: it holds %d bytes; PostgreSQL takes at most %d in one row", doing, a.Size, int64(MaxArtifact))
+	case a.Size > maxArtifact:
+		return "", fmt.Errorf("%s: it holds %d bytes; PostgreSQL takes at most %d in one row", doing, a.Size, int64(maxArtifact))
 	case len(a.Version) > 100 || a.Version == "":
 		return "", fmt.Errorf("%s: a version has 1 to 100 characters", doing)
 	}
@@ -63,40 +62,38 @@ func (db *DB) Push(ctx context.Context, a NewArtifact) (string, error) {
 			return "", fmt.Errorf("%s: the %s text is not valid UTF-8 or holds a NUL", doing, text.what)
 		}
 	}
-	id := newID()
-	err := db.push(ctx, id, a)
+	id, err := db.push(ctx, a)
 	if errors.Is(err, errCommitUnknown) {
 		// Only the row itself tells whether it was stored.
 		if _, lookErr := db.artifact(ctx, `id = $1`, id.text); lookErr == nil {
 			return id.text, nil
 		}
 	}
-	return id.text, tidy(doing, err)
+	return id.text, wrap(doing, err)
 }
 
-func (db *DB) push(ctx context.Context, id rowID, a NewArtifact) error {
+// push returns the id of the row also when it cannot tell whether it was stored.
+func (db *DB) push(ctx context.Context, a NewArtifact) (rowID, error) {
 	conn, err := db.pool.Acquire(ctx)
 	if err != nil {
-		return err
+		return rowID{}, err
 	}
 	defer conn.Release()
-	var idType string
-	err = conn.QueryRow(ctx, `select format_type(atttypid, null) from pg_attribute
-		where attrelid = 'release_artifact'::regclass and attname = 'id'`).Scan(&idType)
+	id, err := newRowID(ctx, conn, "release_artifact")
 	if err != nil {
-		return err
+		return rowID{}, err
 	}
-	row := &copyRow{id: id.forColumn(idType), artifact: a, digest: sha256.New()}
+	row := &copyRow{id: id.binary, artifact: a, digest: sha256.New()}
 	_, err = conn.Conn().PgConn().CopyFrom(ctx, row.reader(), `copy release_artifact
 		(id, release_version, chart_type, env_data, values_data, is_current, is_previous, artifact_data, sha256)
 		from stdin with (format binary)`)
-	if row.err != nil {
-		return row.err // pgx wraps it in the server's words
+	switch {
+	case row.err != nil:
+		err = row.err // pgx wraps it in the server's words
+	case err != nil && lostConnection(err):
+		err = fmt.Errorf("%w: %w", errCommitUnknown, err)
 	}
-	if err != nil && lostConnection(err) {
-		return fmt.Errorf("%w: %w", errCommitUnknown, err)
-	}
-	return err
+	return id, err
 }
 
 // copyRow is one row in COPY's binary format.
@@ -114,36 +111,27 @@ func (r *copyRow) reader() io.Reader {
 	head.WriteString("PGCOPY\n\xff\r\n\x00")
 	head.Write(make([]byte, 8)) // no flags, no extension
 	_ = binary.Write(&head, binary.BigEndian, int16(9))
-	text := func(s string) []byte { return []byte(s) }
 	optional := func(s *string) []byte {
 		if s == nil {
 			return nil
 		}
 		return []byte(*s)
 	}
-	for _, field := range []struct {
-		value []byte
-		null  bool
-	}{
-		{value: r.id},
-		{value: text(r.artifact.Version)},
-		{value: text(string(r.artifact.ChartType))},
-		{value: optional(r.artifact.Env), null: r.artifact.Env == nil},
-		{value: optional(r.artifact.Values), null: r.artifact.Values == nil},
-		{value: []byte{0}}, // false
-		{value: []byte{0}},
+	a := r.artifact
+	for _, value := range [][]byte{
+		r.id, []byte(a.Version), []byte(a.ChartType), optional(a.Env), optional(a.Values), {0}, {0}, // false, false
 	} {
-		length := int32(len(field.value))
-		if field.null {
-			length = -1
+		length := int32(len(value))
+		if value == nil {
+			length = -1 // null
 		}
 		_ = binary.Write(&head, binary.BigEndian, length)
-		head.Write(field.value)
+		head.Write(value)
 	}
-	_ = binary.Write(&head, binary.BigEndian, int32(r.artifact.Size))
+	_ = binary.Write(&head, binary.BigEndian, int32(a.Size))
 
-	data := io.TeeReader(&exactly{from: r.artifact.Data, left: r.artifact.Size}, r.digest)
-	return &noted{from: io.MultiReader(&head, data, &lazy{make: r.tail}), err: &r.err}
+	data := io.TeeReader(&exactReader{from: a.Data, left: a.Size}, r.digest)
+	return &errRecorder{from: io.MultiReader(&head, data, &lazyReader{make: r.tail}), err: &r.err}
 }
 
 func (r *copyRow) tail() ([]byte, error) {
@@ -156,13 +144,13 @@ func (r *copyRow) tail() ([]byte, error) {
 	return append(b, 0xff, 0xff), nil // the end of the copy
 }
 
-// noted keeps the first error that is not the end.
-type noted struct {
+// errRecorder keeps the first error that is not the end.
+type errRecorder struct {
 	from io.Reader
 	err  *error
 }
 
-func (n *noted) Read(p []byte) (int, error) {
+func (n *errRecorder) Read(p []byte) (int, error) {
 	c, err := n.from.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) && *n.err == nil {
 		*n.err = err
@@ -170,13 +158,13 @@ func (n *noted) Read(p []byte) (int, error) {
 	return c, err
 }
 
-// exactly reads left bytes and complains about fewer or more.
-type exactly struct {
+// exactReader reads left bytes and complains about fewer or more.
+type exactReader struct {
 	from io.Reader
 	left int64
 }
 
-func (e *exactly) Read(p []byte) (int, error) {
+func (e *exactReader) Read(p []byte) (int, error) {
 	if e.left == 0 {
 		var more [1]byte
 		switch _, err := io.ReadFull(e.from, more[:]); {
@@ -199,13 +187,13 @@ func (e *exactly) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// lazy is a reader whose content is made when it is first read.
-type lazy struct {
+// lazyReader is a reader whose content is made when it is first read.
+type lazyReader struct {
 	make func() ([]byte, error)
 	from *bytes.Reader
 }
 
-func (l *lazy) Read(p []byte) (int, error) {
+func (l *lazyReader) Read(p []byte) (int, error) {
 	if l.from == nil {
 		b, err := l.make()
 		if err != nil {
@@ -215,34 +203,6 @@ func (l *lazy) Read(p []byte) (int, error) {
 	}
 	return l.from.Read(p)
 }
-
-// rowID is an id for a new row. The agent makes ids itself: COPY returns
-// none, and backends with varchar ids have no default for them.
-type rowID struct {
-	text string
-	uuid [16]byte
-}
-
-func newID() rowID {
-	var id rowID
-	_, _ = rand.Read(id.uuid[:]) // never fails
-	id.uuid[6] = id.uuid[6]&0x0f | 0x40
-	id.uuid[8] = id.uuid[8]&0x3f | 0x80
-	h := hex.EncodeToString(id.uuid[:])
-	id.text = strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
-	return id
-}
-
-func (id rowID) forColumn(columnType string) []byte {
-	if columnType == "uuid" {
-		return id.uuid[:]
-	}
-	return []byte(id.text)
-}
-
-// NewTaskID returns an id for a task whose row is added later; see
-// task.Outcome's Offline.
-func NewTaskID() task.ID { return task.ID(newID().text) }
 
 // NewTask is a task to add.
 type NewTask struct {
@@ -254,7 +214,11 @@ type NewTask struct {
 // AddTask adds a pending task and returns its id.
 func (db *DB) AddTask(ctx context.Context, t NewTask) (task.ID, error) {
 	const doing = "add a task"
-	id := newID().text
+	row, err := db.newTaskRow(ctx)
+	if err != nil {
+		return "", wrap(doing, err)
+	}
+	id := row.text
 	var at *string
 	if t.At != nil {
 		at = new(t.At.UTC().Format(time.RFC3339Nano))
@@ -263,7 +227,7 @@ func (db *DB) AddTask(ctx context.Context, t NewTask) (task.ID, error) {
 	// be one of the future.
 	n, err := db.exec(ctx, `
 		insert into agent_task (id, type, status, release_artifact_id, execute_after, created_at, updated_at)
-		select $1, $2, 'pending', $3, coalesce($4::timestamptz, date_trunc('milliseconds', clock_timestamp())),
+		overriding system value select $1, $2, 'pending', $3, coalesce($4::timestamptz, date_trunc('milliseconds', clock_timestamp())),
 			clock_timestamp(), clock_timestamp()`, id, string(t.Kind), t.ArtifactID, at)
 	if err != nil && lostConnection(err) {
 		var there string
@@ -274,5 +238,11 @@ func (db *DB) AddTask(ctx context.Context, t NewTask) (task.ID, error) {
 	if err == nil && n == 0 {
 		err = pgx.ErrNoRows
 	}
-	return task.ID(id), tidy(doing, err)
+	return task.ID(id), wrap(doing, err)
+}
+
+func (db *DB) newTaskRow(ctx context.Context) (rowID, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	return newRowID(ctx, db.pool, "agent_task")
 }

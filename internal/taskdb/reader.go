@@ -12,11 +12,11 @@ import (
 
 // sliceSize is how much of an artifact is asked for at a time: what a reader
 // holds in memory, twice, while it reads. With its frame it fits pgx's buffer
-// of a megabyte; a little more would take one of two.
+// of one megabyte; a little more would take a buffer of two.
 const sliceSize = 1<<20 - 1<<10
 
-// sliceAttempts is how often a slice is asked for. The caller says what is wrong
-// and waits longer.
+// sliceAttempts is how often a slice is asked for before the caller hears of it,
+// who reports what is wrong and waits longer.
 const sliceAttempts = 5
 
 // ArtifactReader streams an artifact's bytes. It holds one slice and, between
@@ -80,19 +80,19 @@ func (r *ArtifactReader) fill() error {
 		r.buf = make([]byte, 0, want)
 	}
 	var size int64
-	err := retry(r.ctx, sliceAttempts, func() (err error) {
+	err := retryTransient(r.ctx, sliceAttempts, func() (err error) {
 		size, err = r.slice(want)
 		return err
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return tidy(doing, fmt.Errorf("%w: the row is gone", ErrArtifactGone))
+		return wrap(doing, fmt.Errorf("%w: the row is gone", ErrArtifactGone))
 	case r.ctx.Err() != nil:
-		return tidy(doing, context.Cause(r.ctx))
+		return wrap(doing, context.Cause(r.ctx))
 	case err != nil:
-		return tidy(doing, noSuchID(err))
+		return wrap(doing, noSuchID(err))
 	case size != r.size || int64(len(r.buf)) != want:
-		return tidy(doing, fmt.Errorf("%w: it holds %d bytes, not %d", ErrArtifactGone, size, r.size))
+		return wrap(doing, fmt.Errorf("%w: it holds %d bytes, not %d", ErrArtifactGone, size, r.size))
 	}
 	r.unread = r.buf
 	r.next += want

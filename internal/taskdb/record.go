@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 )
 
@@ -20,7 +22,7 @@ type Attempt struct {
 // token. Without the agent's schema it does nothing.
 func (db *DB) RecordAttempt(ctx context.Context, a Attempt) error {
 	if ok, err := db.migrated(ctx); err != nil || !ok {
-		return tidy("record the attempt", err)
+		return wrap("record the attempt", err)
 	}
 	_, err := db.exec(ctx, `
 		insert into wrktalk_agent.attempt as a (task, token, owner, note, ended)
@@ -29,7 +31,7 @@ func (db *DB) RecordAttempt(ctx context.Context, a Attempt) error {
 			owner = coalesce(nullif(excluded.owner, ''), a.owner),
 			note = coalesce(excluded.note, a.note), ended = coalesce(excluded.ended, a.ended)`,
 		string(a.TaskID), string(a.Token), task.SafeText(a.Owner, 200), task.SafeText(a.Note, task.MaxMessage), a.Ended)
-	return tidy("record the attempt", err)
+	return wrap("record the attempt", err)
 }
 
 // AppendEvents adds events to a task's timeline; an event that is there
@@ -40,7 +42,7 @@ func (db *DB) AppendEvents(ctx context.Context, id task.ID, token task.Token, ev
 		return nil
 	}
 	if ok, err := db.migrated(ctx); err != nil || !ok {
-		return tidy("record events", err)
+		return wrap("record events", err)
 	}
 	var at, component, phase, text []string
 	for _, e := range events {
@@ -55,13 +57,12 @@ func (db *DB) AppendEvents(ctx context.Context, id task.ID, token task.Token, ev
 		from unnest($3::text[], $4::text[], $5::text[], $6::text[]) with ordinality as e (at, component, phase, text, n)
 		order by e.n
 		on conflict do nothing`, string(id), string(token), at, component, phase, text)
-	return tidy("record events", err)
+	return wrap("record events", err)
 }
 
 // RecordedEvent is an event with its place in the timeline.
 type RecordedEvent struct {
-	Seq   int64
-	Token task.Token
+	Seq int64
 	task.Event
 }
 
@@ -70,26 +71,15 @@ type RecordedEvent struct {
 func (db *DB) Events(ctx context.Context, id task.ID, after int64) ([]RecordedEvent, error) {
 	const doing = "read events"
 	if ok, err := db.migrated(ctx); err != nil || !ok {
-		return nil, tidy(doing, err)
+		return nil, wrap(doing, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
-	defer cancel()
-	rows, err := db.pool.Query(ctx, `
-		select seq, token, at, component, phase, text from wrktalk_agent.event
+	events, err := list(ctx, db, func(row pgx.CollectableRow) (e RecordedEvent, err error) {
+		err = row.Scan(&e.Seq, &e.Time, &e.Component, &e.Phase, &e.Text)
+		return e, err
+	}, `
+		select seq, at, component, phase, text from wrktalk_agent.event
 		where task = $1 and seq > $2::bigint order by seq limit 1000`, string(id), after)
-	if err != nil {
-		return nil, tidy(doing, err)
-	}
-	defer rows.Close()
-	var events []RecordedEvent
-	for rows.Next() {
-		var e RecordedEvent
-		if err := rows.Scan(&e.Seq, &e.Token, &e.Time, &e.Component, &e.Phase, &e.Text); err != nil {
-			return nil, tidy(doing, err)
-		}
-		events = append(events, e)
-	}
-	return events, tidy(doing, rows.Err())
+	return events, wrap(doing, err)
 }
 
 // LastEvent returns the newest event of a task's timeline; nil without any, and
@@ -97,11 +87,11 @@ func (db *DB) Events(ctx context.Context, id task.ID, after int64) ([]RecordedEv
 func (db *DB) LastEvent(ctx context.Context, id task.ID) (*RecordedEvent, error) {
 	const doing = "read the last event"
 	if ok, err := db.migrated(ctx); err != nil || !ok {
-		return nil, tidy(doing, err)
+		return nil, wrap(doing, err)
 	}
 	e := new(RecordedEvent)
-	err := tidy(doing, db.row(ctx, []any{&e.Seq, &e.Token, &e.Time, &e.Component, &e.Phase, &e.Text}, `
-		select seq, token, at, component, phase, text from wrktalk_agent.event
+	err := wrap(doing, db.row(ctx, []any{&e.Seq, &e.Time, &e.Component, &e.Phase, &e.Text}, `
+		select seq, at, component, phase, text from wrktalk_agent.event
 		where task = $1 order by seq desc limit 1`, string(id)))
 	if isNotFound(err) {
 		return nil, nil
@@ -112,8 +102,8 @@ func (db *DB) LastEvent(ctx context.Context, id task.ID) (*RecordedEvent, error)
 	return e, nil
 }
 
-// Mail is one message in the outbox of the agent's schema.
-type Mail struct {
+// Delivery is one message to one recipient in the outbox of the agent's schema.
+type Delivery struct {
 	TaskID    task.ID
 	Recipient string
 	MessageID string
@@ -121,12 +111,12 @@ type Mail struct {
 	Attempts  int
 }
 
-// RecordMail adds a message to the outbox or updates the one with the same id
+// RecordDelivery adds a message to the outbox or updates the one with the same id
 // and recipient; one that is as it was keeps its time. Without the agent's
 // schema it does nothing.
-func (db *DB) RecordMail(ctx context.Context, m Mail) error {
+func (db *DB) RecordDelivery(ctx context.Context, d Delivery) error {
 	if ok, err := db.migrated(ctx); err != nil || !ok {
-		return tidy("record the mail", err)
+		return wrap("record the delivery", err)
 	}
 	_, err := db.exec(ctx, `
 		insert into wrktalk_agent.outbox as o (task, recipient, message_id, state, attempts)
@@ -134,6 +124,6 @@ func (db *DB) RecordMail(ctx context.Context, m Mail) error {
 		on conflict (message_id, recipient) do update set
 			state = excluded.state, attempts = excluded.attempts, at = clock_timestamp()
 		where (o.state, o.attempts) is distinct from (excluded.state, excluded.attempts)`,
-		string(m.TaskID), task.SafeText(m.Recipient, 500), task.SafeText(m.MessageID, 500), task.SafeText(m.State, 100), m.Attempts)
-	return tidy("record the mail", err)
+		string(d.TaskID), task.SafeText(d.Recipient, 500), task.SafeText(d.MessageID, 500), task.SafeText(d.State, 100), d.Attempts)
+	return wrap("record the delivery", err)
 }

@@ -2,42 +2,29 @@ package taskdb
 
 import (
 	"context"
-	"math/rand/v2"
 	"time"
+
+	"github.com/wrktalk/wrktalk-agent/internal/retry"
 )
 
 // confirmAttempts is how often a transaction of unknown end is looked up
 // before the caller hears that it is unknown.
 const confirmAttempts = 6
 
-// backoff waits before the n-th repetition, n counted from 0: from a fifth of
-// a second to ten seconds, with jitter, so that agents which lost the same
-// server do not come back all at once. It returns early with the context's
-// error when ctx ends.
-func backoff(ctx context.Context, n int) error {
-	const first, longest = 200 * time.Millisecond, 10 * time.Second
-	d := min(first<<min(n, 10), longest)
-	d = d/2 + rand.N(d/2)
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
+// backoff has jitter, so that agents which lost the same server do not come back
+// all at once.
+var backoff = retry.Policy{First: 200 * time.Millisecond, Max: 10 * time.Second, Jitter: 0.5}
 
-// retry calls f until it succeeds, fails for good, or was called attempts
-// times; 0 attempts is until ctx ends.
-func retry(ctx context.Context, attempts int, f func() error) error {
-	for n := 0; ; n++ {
+// retryTransient calls f until it succeeds, fails for good, was called attempts
+// times, or ctx ends.
+func retryTransient(ctx context.Context, attempts int, f func() error) error {
+	policy := backoff
+	policy.Tries = attempts
+	return policy.Do(ctx, func() error {
 		err := f()
-		if err == nil || !Transient(err) && !lostConnection(err) || n+1 == attempts {
-			return err
+		if err != nil && !Transient(err) && !lostConnection(err) {
+			return retry.Permanent(err)
 		}
-		if backoff(ctx, n) != nil {
-			return err
-		}
-	}
+		return err
+	}, nil)
 }

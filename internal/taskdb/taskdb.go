@@ -60,7 +60,7 @@ type DB struct {
 // keep the agent from starting. Connections are opened when they are needed
 // and closed when they idle. The context is not kept.
 func Open(ctx context.Context, opts Options) (*DB, error) {
-	plain, err := pgconn.ParseConfig(opts.ConnString)
+	parsed, err := pgconn.ParseConfig(opts.ConnString)
 	if err != nil {
 		return nil, parseError(err)
 	}
@@ -68,7 +68,7 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	if err != nil {
 		return nil, parseError(err)
 	}
-	if _, chosen := plain.RuntimeParams["default_query_exec_mode"]; !chosen {
+	if _, chosen := parsed.RuntimeParams["default_query_exec_mode"]; !chosen {
 		cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 		cfg.ConnConfig.StatementCacheCapacity, cfg.ConnConfig.DescriptionCacheCapacity = 0, 0
 	}
@@ -82,7 +82,7 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	if params["application_name"] == "" && opts.AppName != "" {
 		params["application_name"] = opts.AppName
 	}
-	if _, given := plain.RuntimeParams["pool_max_conns"]; !given {
+	if _, given := parsed.RuntimeParams["pool_max_conns"]; !given {
 		cfg.MaxConns = defaultMaxConns
 	}
 	if opts.MaxConns > 0 {
@@ -93,7 +93,7 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	cfg.HealthCheckPeriod = maxIdle / 2
 	cfg.PingTimeout = 5 * time.Second
 	// pgx waits two minutes unless told; a connect_timeout of the string wins.
-	if plain.ConnectTimeout == 0 {
+	if parsed.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = connectTimeout
 	}
 	dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
@@ -101,11 +101,19 @@ func Open(ctx context.Context, opts Options) (*DB, error) {
 	}}
 	cfg.ConnConfig.DialFunc = dialer.DialContext
 
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
-		return nil, tidy("open database", err)
+	db := &DB{}
+	cfg.ConnConfig.OnPgError = func(_ *pgconn.PgConn, err *pgconn.PgError) bool {
+		if fromSessionState(err.Code) {
+			// A session that began read-only stays so, and polls keep it from idling
+			// out: the next call gets a new one. Calls in flight end in theirs.
+			db.pool.Reset()
+		}
+		return err.SeverityUnlocalized != "FATAL"
 	}
-	return &DB{pool: pool}, nil
+	if db.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
+		return nil, wrap("open database", err)
+	}
+	return db, nil
 }
 
 // Close closes all connections and waits for calls in flight, but not for long:
@@ -131,16 +139,14 @@ func (db *DB) Close() {
 func (db *DB) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	return tidy("reach the database", db.pool.Ping(ctx))
+	return wrap("reach the database", db.pool.Ping(ctx))
 }
 
 // Now returns the database's clock.
 func (db *DB) Now(ctx context.Context) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
-	defer cancel()
 	var now time.Time
-	err := db.pool.QueryRow(ctx, `select clock_timestamp()`).Scan(&now)
-	return now, tidy("read the database's clock", err)
+	err := db.row(ctx, []any{&now}, `select clock_timestamp()`)
+	return now, wrap("read the database's clock", err)
 }
 
 // exec runs one statement and returns how many rows it changed.
@@ -156,6 +162,17 @@ func (db *DB) row(ctx context.Context, dest []any, sql string, args ...any) erro
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	return db.pool.QueryRow(ctx, sql, args...).Scan(dest...)
+}
+
+// list runs a query and returns what scan makes of each row; nil without any.
+func list[T any](ctx context.Context, db *DB, scan func(pgx.CollectableRow) (T, error), sql string, args ...any) ([]T, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	rows, err := db.pool.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.AppendRows([]T(nil), rows, scan)
 }
 
 // errCommitUnknown says that a transaction was or was not committed: the reply

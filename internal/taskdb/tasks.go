@@ -78,7 +78,7 @@ func (db *DB) Task(ctx context.Context, id task.ID) (TaskRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	t, err := scanTask(db.pool.QueryRow(ctx, `select `+taskColumns+taskTables+`where t.id = $1`, string(id)))
-	return t, tidy(fmt.Sprintf("read task %q", id), noSuchID(err))
+	return t, wrap(fmt.Sprintf("read task %q", id), noSuchID(err))
 }
 
 // TaskFilter says which tasks to list. The zero value is the last 20 of all.
@@ -99,31 +99,23 @@ func (db *DB) Tasks(ctx context.Context, f TaskFilter) ([]TaskRow, error) {
 		f.Limit = 20
 	}
 	return db.tasks(ctx, `
+		select t.id, coalesce(t.completed_at, t.picked_up_at, t.created_at) as moment from agent_task t
 		where (cardinality($1::text[]) = 0 or t.status::text = any($1::text[]))
-			and ($2::text = '' or lower(btrim(a.chart_type::text)) = $2::text)
+			and ($2::text = '' or t.release_artifact_id::text in (
+				select id::text from release_artifact where lower(btrim(chart_type::text)) = $2::text))
 			and starts_with(t.id::text, $3::text)
-		order by coalesce(t.completed_at, t.picked_up_at, t.created_at) desc nulls last, t.id
-		limit $4::int`, statuses, string(f.Chart), f.IDPrefix, f.Limit)
+		order by moment desc nulls last, t.id
+		limit $4::int`, "p.moment desc nulls last, t.id", statuses, string(f.Chart), f.IDPrefix, f.Limit)
 }
 
-func (db *DB) tasks(ctx context.Context, where string, args ...any) ([]TaskRow, error) {
-	const doing = "list tasks"
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
-	defer cancel()
-	rows, err := db.pool.Query(ctx, `select `+taskColumns+taskTables+where, args...)
-	if err != nil {
-		return nil, tidy(doing, err)
-	}
-	defer rows.Close()
-	var list []TaskRow
-	for rows.Next() {
-		t, err := scanTask(rows)
-		if err != nil {
-			return nil, tidy(doing, err)
-		}
-		list = append(list, t)
-	}
-	return list, tidy(doing, rows.Err())
+// tasks returns the rows whose ids the query picks, of which there are few, ordered
+// like those: p is the query, t the task. The tables may be large, and their ids of
+// types that have no common index, so they are joined for those rows alone.
+func (db *DB) tasks(ctx context.Context, query, order string, args ...any) ([]TaskRow, error) {
+	rows, err := list(ctx, db, func(row pgx.CollectableRow) (TaskRow, error) { return scanTask(row) },
+		`with p as materialized (`+query+`) select `+taskColumns+` from p join agent_task t on t.id = p.id
+			left join release_artifact a on a.id::text = t.release_artifact_id::text order by `+order, args...)
+	return rows, wrap("list tasks", err)
 }
 
 // Status is what the database says about one target.
@@ -139,7 +131,7 @@ type Status struct {
 	InProgress  []TaskRow
 	Recent      []TaskRow // the last five that ended, newest first
 
-	// OtherPending counts the tasks that wait for agents of the other chart
+	// OtherPending counts the tasks that wait for agents of another chart
 	// type, OtherDue those of them that are due: no agent of this target takes
 	// them.
 	OtherPending, OtherDue int
@@ -148,7 +140,7 @@ type Status struct {
 // Status returns a summary of the target: what serves, what an agent does, and
 // what waits for it.
 func (db *DB) Status(ctx context.Context, target Target) (*Status, error) {
-	chart := target.Deployment.ChartType()
+	chart := target.Chart()
 	s := &Status{}
 	var err error
 	if s.Current, err = db.Current(ctx, chart); err != nil && !isNotFound(err) {
@@ -164,33 +156,34 @@ func (db *DB) Status(ctx context.Context, target Target) (*Status, error) {
 		return nil, err
 	}
 	var due *float64
-	err = db.row(ctx, []any{&s.Pending, &due, &s.OtherPending, &s.OtherDue}, `with `+openTasks+`, waiting as (
-			select execute_after, coalesce(chart, $1::text) = $1::text as mine from open_tasks where status = 'pending'
+	var queue []string
+	err = db.row(ctx, []any{&queue, &s.Pending, &due, &s.OtherPending, &s.OtherDue}, `with `+openTasks+`, waiting as materialized (
+			select id, execute_after, created_at, coalesce(chart, $1::text) = $1::text as mine from open_tasks where status = 'pending'
 		), first as (select min(execute_after) as due from waiting where mine)
-		select count(*) filter (where mine), (select case when due = '-infinity' then 0 when due < 'infinity'
+		select array(select id from waiting where mine order by execute_after, created_at, id limit 10),  count(*) filter (where mine), (select case when due = '-infinity' then 0 when due < 'infinity'
 				then greatest(0, extract(epoch from due - clock_timestamp()))::float8 end from first),
 			count(*) filter (where not mine), count(*) filter (where not mine and execute_after <= clock_timestamp())
 		from waiting`, string(chart))
 	if err != nil {
-		return nil, tidy("count the pending tasks", err)
+		return nil, wrap("count the pending tasks", err)
 	}
 	s.NextDue = seconds(due)
-	s.Queue, err = db.tasks(ctx, `where t.id::text in (with `+openTasks+`
-		select id from open_tasks where status = 'pending' and coalesce(chart, $1::text) = $1::text)
-		order by t.execute_after, t.created_at, t.id limit 10`, string(chart))
+	s.Queue, err = db.tasks(ctx, `select id from agent_task where id::text = any($1::text[])`,
+		"t.execute_after, t.created_at, t.id", queue)
 	if err != nil {
 		return nil, err
 	}
-	s.InProgress, err = db.tasks(ctx, `where t.id::text in (with `+openTasks+`
-		select id from open_tasks where status = 'inProgress' and coalesce(chart, $1::text) = $1::text)
-		order by t.picked_up_at, t.id limit 20`, string(chart))
+	s.InProgress, err = db.tasks(ctx, `select t.id from agent_task t where t.id::text in (with `+openTasks+`
+			select id from open_tasks where status = 'inProgress' and coalesce(chart, $1::text) = $1::text)
+		order by t.picked_up_at, t.id limit 20`, "t.picked_up_at, t.id", string(chart))
 	if err != nil {
 		return nil, err
 	}
 	// Without an artifact nothing tells whose task an ended one was.
-	s.Recent, err = db.tasks(ctx, `where t.status::text in ('completed', 'failed')
-			and coalesce(lower(btrim(a.chart_type::text)), $1::text) = $1::text
-		order by t.completed_at desc nulls last, t.id limit 5`, string(chart))
+	s.Recent, err = db.tasks(ctx, `select t.id from agent_task t where t.status::text in ('completed', 'failed')
+			and not exists (select 1 from release_artifact a
+				where a.id::text = t.release_artifact_id::text and lower(btrim(a.chart_type::text)) <> $1::text)
+		order by t.completed_at desc nulls last, t.id limit 5`, "t.completed_at desc nulls last, t.id", string(chart))
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +194,7 @@ func (db *DB) Status(ctx context.Context, target Target) (*Status, error) {
 // rule of Claim; "" when any agent may take it or it is not open any more.
 func (db *DB) WaitsFor(ctx context.Context, id task.ID) (task.ChartType, error) {
 	var chart string
-	err := tidy("find out whose task it is", db.row(ctx, []any{&chart},
+	err := wrap("find out whose task it is", db.row(ctx, []any{&chart},
 		`with `+openTasks+` select coalesce(chart, '') from open_tasks where id = $1`, string(id)))
 	if isNotFound(err) {
 		return "", nil
@@ -215,5 +208,5 @@ func (db *DB) DeploymentTypes(ctx context.Context) ([]string, error) {
 	err := db.row(ctx, []any{&types}, `select coalesce(array_agg(distinct lower(btrim(deployment_type::text))
 		order by lower(btrim(deployment_type::text))), '{}')::text[]
 		from deployment_config where btrim(deployment_type::text) <> ''`)
-	return types, tidy("read deployment_config.deployment_type", err)
+	return types, wrap("read deployment_config.deployment_type", err)
 }

@@ -71,64 +71,57 @@ func DockerOutput(t testing.TB, args ...string) string {
 // BuildAppImage makes the image ref, which holds nothing but the static test
 // application (see testapp) as /app. It listens on port 8080, has a health
 // check that asks every interval, and answers with version. An interval of 0
-// leaves the health check out.
+// leaves the health check out. All such images share their one layer; only what
+// they say about it differs.
 func BuildAppImage(ctx context.Context, ref, version string, interval time.Duration) error {
-	binary, err := appBinary(ctx, version)
+	layer, err := appLayer(ctx)
 	if err != nil {
 		return err
 	}
-	var archive bytes.Buffer
-	tw := tar.NewWriter(&archive)
-	for _, f := range []struct {
-		name string
-		mode int64
-		data []byte
-	}{
-		{"app", 0o755, binary},
-		{"tmp/", 0o1777, nil},
-	} {
-		typ := byte(tar.TypeReg)
-		if strings.HasSuffix(f.name, "/") {
-			typ = tar.TypeDir
-		}
-		if err := tw.WriteHeader(&tar.Header{Typeflag: typ, Name: f.name, Mode: f.mode, Size: int64(len(f.data))}); err != nil {
-			return err
-		}
-		if _, err := tw.Write(f.data); err != nil {
-			return err
-		}
-	}
-	if err := tw.Close(); err != nil {
-		return err
-	}
-	args := []string{"import", "--change", `ENTRYPOINT ["/app"]`, "--change", "EXPOSE 8080"}
+	args := []string{"import", "--change", `ENTRYPOINT ["/app"]`, "--change", "EXPOSE 8080", "--change", "ENV APP_VERSION=" + version}
 	if interval > 0 {
 		args = append(args, "--change",
 			fmt.Sprintf(`HEALTHCHECK --interval=%s --timeout=30s --retries=3 CMD ["/app","health"]`, interval))
 	}
-	_, err = runDocker(ctx, &archive, append(args, "-", ref)...)
+	_, err = runDocker(ctx, bytes.NewReader(layer), append(args, "-", ref)...)
 	return err
 }
 
-var appBuild sync.Mutex
-
-// appBinary returns the test application with version linked into it.
-func appBinary(ctx context.Context, version string) ([]byte, error) {
-	appBuild.Lock()
-	defer appBuild.Unlock()
-	dir, err := os.MkdirTemp("", "testapp-*")
+// appLayer returns the archive with the test application, which is built once
+// and kept in the user's cache directory.
+func appLayer(ctx context.Context) ([]byte, error) {
+	binary, err := BuildApp(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "app")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version,
-		"-o", file, "github.com/wrktalk/wrktalk-agent/internal/testenv/testapp")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the test application: %w: %s", err, out)
+	content, err := os.ReadFile(binary)
+	if err != nil {
+		return nil, err
 	}
-	return os.ReadFile(file)
+	var archive bytes.Buffer
+	tw := tar.NewWriter(&archive)
+	err = errors.Join(
+		tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "app", Mode: 0o755, Size: int64(len(content))}),
+		func() error { _, err := tw.Write(content); return err }(),
+		tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777}),
+		tw.Close(),
+	)
+	return archive.Bytes(), err
+}
+
+// BuildApp returns the program inside the test images.
+func BuildApp(ctx context.Context) (string, error) {
+	root, err := goList(ctx, "{{.Dir}}", productModule)
+	if err != nil {
+		return "", err
+	}
+	source, err := os.ReadFile(filepath.Join(root, "internal", "testenv", "testapp", "main.go"))
+	if err != nil {
+		return "", fmt.Errorf("read the test application: %w", err)
+	}
+	return buildCached(ctx, program{
+		name: "app", pkg: productModule + "/internal/testenv/testapp", ldflags: "-s -w", key: string(source),
+	})
 }
 
 // RemoveImage removes the image ref and the containers made of it; one that is
@@ -148,9 +141,11 @@ func RemoveImage(ctx context.Context, ref string) error {
 	return err
 }
 
-// AppImage makes an image of the test application that answers with version
-// and checks its health once a second. It is removed at the end of the test.
+// AppImage returns an image of the test application that answers with version
+// and checks its health once a second. The tests of a process share it; Main
+// removes it.
 func AppImage(t testing.TB, version string) string {
+	t.Helper()
 	return AppImageWith(t, version, time.Second)
 }
 
@@ -158,19 +153,46 @@ func AppImage(t testing.TB, version string) string {
 // is an image without health check.
 func AppImageWith(t testing.TB, version string, interval time.Duration) string {
 	t.Helper()
-	ref := "wrktalk-test-" + uniqueName() + ":" + version
-	done := claimDocker(t, claimedImage, ref)
-	if err := BuildAppImage(context.Background(), ref, version, interval); err != nil {
+	ref, err := appImages.ref(version, interval)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := RemoveImage(context.Background(), ref); err != nil {
-			t.Error(err)
-			return
-		}
-		done()
-	})
 	return ref
+}
+
+// appImages are the images that this process has made.
+var appImages images
+
+type images struct {
+	mu   sync.Mutex
+	refs map[string]string
+}
+
+func (i *images) ref(version string, interval time.Duration) (string, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	key := version + " " + interval.String()
+	if ref := i.refs[key]; ref != "" {
+		return ref, nil
+	}
+	ref := "wrktalk-test-" + uniqueName() + ":" + version
+	done, err := claimDocker(claimedImage, ref)
+	if err != nil {
+		return "", err
+	}
+	if err := BuildAppImage(context.Background(), ref, version, interval); err != nil {
+		return "", err
+	}
+	AtExit(func() {
+		if RemoveImage(context.Background(), ref) == nil {
+			done()
+		}
+	})
+	if i.refs == nil {
+		i.refs = map[string]string{}
+	}
+	i.refs[key] = ref
+	return ref, nil
 }
 
 // ComposeProject returns a name for a Compose project that no other test
@@ -178,7 +200,10 @@ func AppImageWith(t testing.TB, version string, interval time.Duration) string {
 func ComposeProject(t testing.TB) string {
 	t.Helper()
 	name := "wt" + uniqueName()
-	done := claimDocker(t, claimedProject, name)
+	done, err := claimDocker(claimedProject, name)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := RemoveComposeProject(context.Background(), name); err != nil {
 			t.Error(err)
@@ -208,8 +233,7 @@ const (
 
 // claimDocker notes that this process is about to make a thing; done is called
 // when it is gone.
-func claimDocker(t testing.TB, kind, name string) (done func()) {
-	t.Helper()
+func claimDocker(kind, name string) (done func(), err error) {
 	c := &dockerClaims
 	c.once.Do(func() {
 		if c.dir, c.err = newOwnedDir(claimsPrefix); c.err != nil {
@@ -223,13 +247,13 @@ func claimDocker(t testing.TB, kind, name string) (done func()) {
 		})
 	})
 	if c.err != nil {
-		t.Fatal(c.err)
+		return nil, c.err
 	}
 	file := filepath.Join(c.dir.path, kind+name)
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	return func() { os.Remove(file) }
+	return func() { os.Remove(file) }, nil
 }
 
 // removeClaimed removes what a dead process had the engine hold, as far as that
@@ -287,27 +311,10 @@ func ComposeCLI(t testing.TB) string {
 
 // BuildComposeCLI is ComposeCLI for callers without a test.
 func BuildComposeCLI(ctx context.Context) (string, error) {
-	const module, program = "github.com/docker/compose/v2", "github.com/docker/compose/v2/cmd"
-	version, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", module).Output()
-	if err != nil {
-		return "", fmt.Errorf("find the version of %s: %w", module, err)
-	}
-	cache, err := os.UserCacheDir()
+	const module = "github.com/docker/compose/v2"
+	version, err := goList(ctx, "{{.Version}}", module)
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(cache, "wrktalk-agent")
-	path := filepath.Join(dir, "docker-compose-"+strings.TrimSpace(string(version)))
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	temp := path + "." + uniqueName()
-	defer os.Remove(temp) // gone already when all went well
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", temp, program).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w: %s", program, err, out)
-	}
-	return path, os.Rename(temp, path)
+	return buildCached(ctx, program{name: "docker-compose", pkg: module + "/cmd", ldflags: "-s -w", key: version})
 }

@@ -31,13 +31,14 @@ type HAProxyOptions struct {
 type HAProxy struct {
 	URL       string // of the site, without a path
 	Socket    string // of the runtime API
+	Master    string // socket of the master process
 	Backend   string
 	StateFile string
 	*webServer
 }
 
-// StartHAProxy starts HAProxy. The caller closes it.
-func StartHAProxy(opts HAProxyOptions) (_ *HAProxy, err error) {
+// startHAProxy starts HAProxy. The caller closes it.
+func startHAProxy(opts HAProxyOptions) (_ *HAProxy, err error) {
 	dir, err := webDir("wrktalk-haproxy-")
 	if err != nil {
 		return nil, err
@@ -54,6 +55,7 @@ func StartHAProxy(opts HAProxyOptions) (_ *HAProxy, err error) {
 	h := &HAProxy{
 		URL:       "http://" + address,
 		Socket:    filepath.Join(dir, "admin.sock"),
+		Master:    filepath.Join(dir, "master.sock"),
 		Backend:   "wrktalk",
 		StateFile: filepath.Join(dir, "wrktalk-server-state"),
 	}
@@ -70,7 +72,7 @@ func StartHAProxy(opts HAProxyOptions) (_ *HAProxy, err error) {
 			return nil, err
 		}
 	}
-	if h.webServer, err = startWebServer(dir, "haproxy", "-W", "-f", filepath.Join(dir, "haproxy.cfg")); err != nil {
+	if h.webServer, err = startWebServer(dir, "haproxy", "-W", "-S", h.Master, "-f", filepath.Join(dir, "haproxy.cfg")); err != nil {
 		return nil, err
 	}
 	if err := h.await("start HAProxy", func() error {
@@ -122,7 +124,7 @@ func (h *HAProxy) config(opts HAProxyOptions, dir, address string) (string, erro
 // in CI it fails.
 func NewHAProxy(t testing.TB, opts HAProxyOptions) *HAProxy {
 	t.Helper()
-	h, err := StartHAProxy(opts)
+	h, err := startHAProxy(opts)
 	if err != nil {
 		webFailed(t, err)
 	}

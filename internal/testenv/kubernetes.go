@@ -75,7 +75,7 @@ const kubernetesStart = 10 * time.Minute
 
 // StartKubernetes builds a control plane where that was never done, which
 // takes minutes, and starts it on a loopback port. The caller calls Stop. The
-// error wraps ErrNoKubernetes where it cannot be built.
+// error wraps errNoKubernetes where it cannot be built.
 func StartKubernetes(ctx context.Context, opts KubernetesOptions) (*Kubernetes, error) {
 	program, err := BuildKubernetes(ctx)
 	if err != nil {
@@ -213,7 +213,7 @@ func SharedKubernetes(t testing.TB) *Kubernetes {
 			AtExit(sharedKube.kube.Stop)
 		}
 	})
-	if errors.Is(sharedKube.err, ErrNoKubernetes) {
+	if errors.Is(sharedKube.err, errNoKubernetes) {
 		Missing(t, "Kubernetes", sharedKube.err)
 	}
 	if sharedKube.err != nil {

@@ -3,7 +3,6 @@ package testenv
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -11,12 +10,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 )
 
-// ErrNoKubernetes is returned where a control plane, or Helm's program, can be
+// errNoKubernetes is returned where a control plane, or another program, can be
 // neither built nor found in the cache: most often for want of a network.
-var ErrNoKubernetes = errors.New("build Kubernetes from the module proxy")
+var errNoKubernetes = errors.New("build Kubernetes from the module proxy")
 
 const productModule = "github.com/wrktalk/wrktalk-agent"
 
@@ -33,7 +31,7 @@ func BuildKubernetes(ctx context.Context) (string, error) {
 	for _, name := range []string{"go.mod", "go.sum", "main.go"} {
 		content, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
-			return "", fmt.Errorf("%w: %w", ErrNoKubernetes, err)
+			return "", fmt.Errorf("%w: %w", errNoKubernetes, err)
 		}
 		key.Write(content)
 	}
@@ -71,45 +69,22 @@ func BuildHelmCLI(ctx context.Context) (string, error) {
 type program struct{ name, dir, pkg, ldflags, key string }
 
 // buildCached returns the path of the program, after building it where no
-// earlier run did. One process builds at a time; the others wait for it.
+// earlier run did.
 func buildCached(ctx context.Context, p program) (string, error) {
-	cache, err := os.UserCacheDir()
+	key := strings.Join([]string{p.key, p.ldflags, runtime.Version(), runtime.GOARCH}, "\x00")
+	path, err := cached(p.name, key, func(path string) error {
+		// Other tests run meanwhile: nice, so that theirs is the processor.
+		cmd := exec.CommandContext(ctx, "nice", "-n", "15", "go", "build", "-mod=readonly", "-buildvcs=false", "-trimpath",
+			"-ldflags", p.ldflags, "-o", path, p.pkg)
+		cmd.Dir = p.dir
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w: %s", p.name, err, tail(out))
+		}
+		return nil
+	})
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNoKubernetes, err)
-	}
-	sum := sha256.Sum256([]byte(strings.Join([]string{p.key, p.ldflags, runtime.Version(), runtime.GOARCH}, "\x00")))
-	dir := filepath.Join(cache, "wrktalk-agent-test", hex.EncodeToString(sum[:8]))
-	path := filepath.Join(dir, p.name)
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNoKubernetes, err)
-	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNoKubernetes, err)
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", fmt.Errorf("%w: lock %s: %w", ErrNoKubernetes, dir, err)
-	}
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	// A build whose process died may still write to its own.
-	temp := path + "." + uniqueName()
-	defer os.Remove(temp) // gone already when all went well
-	// Other tests run meanwhile: nice, so that theirs is the processor.
-	cmd := exec.CommandContext(ctx, "nice", "-n", "15", "go", "build", "-mod=readonly", "-buildvcs=false", "-trimpath",
-		"-ldflags", p.ldflags, "-o", temp, p.pkg)
-	cmd.Dir = p.dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: build %s: %w: %s", ErrNoKubernetes, p.name, err, tail(out))
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNoKubernetes, err)
+		return "", fmt.Errorf("%w: %w", errNoKubernetes, err)
 	}
 	return path, nil
 }
@@ -127,7 +102,7 @@ func goListIn(ctx context.Context, dir, format, module string) (string, error) {
 		if errors.As(err, &failed) {
 			err = fmt.Errorf("%w: %s", err, tail(failed.Stderr))
 		}
-		return "", fmt.Errorf("%w: ask for module %s: %w", ErrNoKubernetes, module, err)
+		return "", fmt.Errorf("%w: ask for module %s: %w", errNoKubernetes, module, err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }

@@ -72,6 +72,7 @@ func within(t *testing.T) context.Context {
 }
 
 func TestDeploymentBecomesAvailable(t *testing.T) {
+	t.Parallel()
 	k := testenv.SharedKubernetes(t)
 	ns := k.Namespace(t)
 	if err := k.Apply(ns, workload("Deployment", "web", nil)); err != nil {
@@ -83,6 +84,7 @@ func TestDeploymentBecomesAvailable(t *testing.T) {
 }
 
 func TestPodsFailAsTheyAreTold(t *testing.T) {
+	t.Parallel()
 	k := testenv.SharedKubernetes(t)
 	ns := k.Namespace(t)
 	for fail, want := range map[string]string{
@@ -136,6 +138,7 @@ func awaitPod(t *testing.T, k *testenv.Kubernetes, ns, app, want string) string 
 }
 
 func TestJobsEndAsTheyAreTold(t *testing.T) {
+	t.Parallel()
 	k := testenv.SharedKubernetes(t)
 	ns := k.Namespace(t)
 	for name, c := range map[string]struct {
@@ -159,6 +162,7 @@ func TestJobsEndAsTheyAreTold(t *testing.T) {
 
 // A pod that is to take an hour must not be ready, or gone, before.
 func TestPodsTakeTheirTime(t *testing.T) {
+	t.Parallel()
 	k := testenv.SharedKubernetes(t)
 	ns := k.Namespace(t)
 	if err := k.Apply(ns, workload("Deployment", "slow", map[string]string{testenv.StartAfterAnnotation: "1h"})+"\n---\n"+
@@ -184,6 +188,7 @@ func TestPodsTakeTheirTime(t *testing.T) {
 }
 
 func TestUnprivilegedAccountIsRefused(t *testing.T) {
+	t.Parallel()
 	k := testenv.SharedKubernetes(t)
 	ns := k.Namespace(t)
 	path, err := k.ServiceAccountKubeconfig(ns, "deployer")
@@ -217,6 +222,7 @@ func TestUnprivilegedAccountIsRefused(t *testing.T) {
 }
 
 func TestRefusalsTellTheirReason(t *testing.T) {
+	t.Parallel()
 	k := testenv.SharedKubernetes(t)
 	_, err := k.Do("GET", "/api/v1/namespaces/missing", "")
 	var refused *testenv.KubernetesError
@@ -226,6 +232,7 @@ func TestRefusalsTellTheirReason(t *testing.T) {
 }
 
 func TestKubeconfigLeadsThroughProxy(t *testing.T) {
+	t.Parallel()
 	k := testenv.SharedKubernetes(t)
 	proxy := testenv.NewProxy(t, strings.TrimPrefix(k.URL, "https://"))
 	path := filepath.Join(t.TempDir(), "kubeconfig")
@@ -280,6 +287,7 @@ spec: {template: {spec: {restartPolicy: Never, containers: [{name: app, image: "
 }
 
 func TestHelmWaitsForReal(t *testing.T) {
+	t.Parallel()
 	k := testenv.SharedKubernetes(t)
 	ns, chart := k.Namespace(t), chart(t)
 	helm := func(args ...string) (string, error) {
@@ -313,9 +321,10 @@ func TestHelmWaitsForReal(t *testing.T) {
 	}
 }
 
-// TestKubernetesOwner is not a test: it is the process that TestKubernetesDiesWithItsOwner
-// kills.
+// TestKubernetesOwner is not a test: it is the process that
+// TestKubernetesDiesWithItsOwner kills.
 func TestKubernetesOwner(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("WRKTALK_TEST_OWNER") != "kubernetes" {
 		return
 	}
@@ -328,6 +337,7 @@ func TestKubernetesOwner(t *testing.T) {
 }
 
 func TestKubernetesDiesWithItsOwner(t *testing.T) {
+	t.Parallel()
 	testenv.SharedKubernetes(t) // built, or skipped
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKubernetesOwner$", "-test.v")
 	cmd.Env = append(os.Environ(), "WRKTALK_TEST_OWNER=kubernetes")

@@ -48,8 +48,8 @@ http {
 }
 `
 
-// StartNginx starts nginx. The caller closes it.
-func StartNginx(opts NginxOptions) (_ *Nginx, err error) {
+// startNginx starts nginx. The caller closes it.
+func startNginx(opts NginxOptions) (_ *Nginx, err error) {
 	dir, err := webDir("wrktalk-nginx-")
 	if err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func StartNginx(opts NginxOptions) (_ *Nginx, err error) {
 // it fails.
 func NewNginx(t testing.TB, opts NginxOptions) *Nginx {
 	t.Helper()
-	n, err := StartNginx(opts)
+	n, err := startNginx(opts)
 	if err != nil {
 		webFailed(t, err)
 	}

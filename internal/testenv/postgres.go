@@ -2,7 +2,6 @@ package testenv
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -34,6 +33,8 @@ type PostgresOptions struct {
 	TLS      bool     // TCP connections must use TLS, with a certificate from CAFile
 	Durable  bool     // keep fsync, full_page_writes and synchronous_commit on
 	Settings []string // further "name=value" settings of the server
+	HBA      []string // lines of pg_hba.conf that come before the server's own
+	Standby  bool     // a hot standby that waits for its primary for ever: it takes no writes
 }
 
 // Postgres is a running PostgreSQL server that belongs to this process: it is
@@ -44,16 +45,17 @@ type Postgres struct {
 	SocketDir string
 	CAFile    string // certificate that signed the server's, "" without TLS
 
-	opts   PostgresOptions
-	bin    string
-	home   *ownedDir
-	server *os.Process
-	exited chan struct{} // closed when the server's process was reaped
-	stop   sync.Once
+	opts     PostgresOptions
+	bin      string
+	home     *ownedDir
+	server   *os.Process
+	exited   chan struct{} // closed when the server's process was reaped
+	stop     sync.Once
+	sessions sessions
 }
 
-// PostgresUser is the superuser of every server that StartPostgres starts.
-const PostgresUser = "postgres"
+// postgresUser is the superuser of every server that StartPostgres starts.
+const postgresUser = "postgres"
 
 const startAttempts = 3
 
@@ -104,6 +106,7 @@ func (p *Postgres) Restart() error {
 func (p *Postgres) Halt() { p.halt() }
 
 func (p *Postgres) halt() {
+	p.sessions.closeAll()
 	// SIGINT is the fast shutdown, SIGQUIT the immediate one.
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL} {
 		_ = p.server.Signal(sig)
@@ -127,12 +130,12 @@ func (p *Postgres) URL(database string) string {
 func (p *Postgres) ConnString(database, host string, port int) string {
 	u := url.URL{
 		Scheme: "postgres",
-		User:   url.User(PostgresUser),
+		User:   url.User(postgresUser),
 		Host:   net.JoinHostPort(host, strconv.Itoa(port)),
 		Path:   "/" + database,
 	}
 	if p.opts.Password != "" {
-		u.User = url.UserPassword(PostgresUser, p.opts.Password)
+		u.User = url.UserPassword(postgresUser, p.opts.Password)
 	}
 	query := url.Values{"sslmode": {"disable"}}
 	if p.opts.TLS {
@@ -142,47 +145,15 @@ func (p *Postgres) ConnString(database, host string, port int) string {
 	return u.String()
 }
 
-// CreateDatabase creates an empty database; see Schema for what to put into it.
-func (p *Postgres) CreateDatabase(name string) error {
-	_, err := p.SQL("postgres", `CREATE DATABASE "`+strings.ReplaceAll(name, `"`, `""`)+`"`)
-	return err
-}
-
-// SQL runs statements in database with psql, as the superuser over the Unix
-// socket, and returns what they print: one line per row, columns separated
-// by "|". The first error ends it.
-func (p *Postgres) SQL(database, statements string) (string, error) {
-	cmd := exec.Command(filepath.Join(p.bin, "psql"), "-XqAt", "-v", "ON_ERROR_STOP=1",
-		"-h", p.SocketDir, "-p", strconv.Itoa(p.Port), "-U", PostgresUser, "-d", database, "-f", "-")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "PGCLIENTENCODING=UTF8"}
-	cmd.Stdin = strings.NewReader(statements)
-	var out, complaint bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("run SQL in database %s: %w: %s", database, err, strings.TrimSpace(complaint.String()))
-	}
-	return strings.TrimSuffix(out.String(), "\n"), nil
-}
-
-// init creates the cluster. The superuser's password goes through a file, so
-// that it is never an argument.
+// init creates the cluster and says who may connect to it how.
 func (p *Postgres) init() error {
-	args := []string{
-		"-D", p.data(), "-U", PostgresUser, "-E", "UTF8", "--locale=C",
-		"--no-sync", "--no-instructions", "--auth-local=trust", "--auth-host=trust",
+	if err := p.createCluster(); err != nil {
+		return err
 	}
-	if p.opts.Password != "" {
-		file := filepath.Join(p.home.path, "password")
-		if err := p.home.write(file, []byte(p.opts.Password+"\n")); err != nil {
+	if p.opts.Standby {
+		if err := p.home.write(filepath.Join(p.data(), "standby.signal"), nil); err != nil {
 			return err
 		}
-		args = append(args, "--pwfile="+file)
-	}
-	cmd := exec.Command(filepath.Join(p.bin, "initdb"), args...)
-	cmd.Dir = p.home.path
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.home.owner}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("create PostgreSQL cluster: %w: %s", err, bytes.TrimSpace(out))
 	}
 	kind, auth := "host", "trust"
 	if p.opts.Password != "" {
@@ -195,6 +166,7 @@ func (p *Postgres) init() error {
 		}
 	}
 	hba := fmt.Sprintf("local all all trust\n%s all all 127.0.0.1/32 %s\n%s all all ::1/128 %s\n", kind, auth, kind, auth)
+	hba = strings.Join(append(slices.Clone(p.opts.HBA), hba), "\n")
 	return p.home.write(filepath.Join(p.data(), "pg_hba.conf"), []byte(hba))
 }
 
@@ -233,6 +205,9 @@ func (p *Postgres) settings() []string {
 	}
 	if p.opts.TLS {
 		s = append(s, "ssl=on", "ssl_cert_file=server.crt", "ssl_key_file=server.key")
+	}
+	if p.opts.Standby { // no fewer than the cluster was made for
+		s = append(s, "max_connections=100")
 	}
 	return append(s, p.opts.Settings...)
 }
@@ -297,7 +272,7 @@ func (p *Postgres) awaitReady(log io.ReadCloser) error {
 				continue
 			}
 			said = append(said, lines.Text())
-			if strings.Contains(lines.Text(), "database system is ready to accept connections") {
+			if strings.Contains(lines.Text(), "database system is ready to accept") { // connections, or a standby read-only ones
 				waiting = false
 				ready <- true
 			}

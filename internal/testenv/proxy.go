@@ -32,8 +32,8 @@ type Proxy struct {
 	total    int   // connections accepted and passed on
 }
 
-// StartProxy listens on a loopback port for connections to target.
-func StartProxy(target string) (*Proxy, error) {
+// startProxy listens on a loopback port for connections to target.
+func startProxy(target string) (*Proxy, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
@@ -49,7 +49,7 @@ func StartProxy(target string) (*Proxy, error) {
 // NewProxy starts a proxy for the length of a test.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
-	p, err := StartProxy(target)
+	p, err := startProxy(target)
 	if err != nil {
 		t.Fatal(err)
 	}

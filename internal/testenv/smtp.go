@@ -33,6 +33,8 @@ type SMTPOptions struct {
 	// User and Password make the server refuse mail without this login.
 	User, Password string
 	Mechanisms     []string // of the login; by default PLAIN and LOGIN
+	// UTF8 makes the server take addresses outside ASCII (SMTPUTF8).
+	UTF8 bool
 	// Dir, when set, receives every accepted mail as an .eml file.
 	Dir string
 }
@@ -86,6 +88,7 @@ func StartSMTP(opts SMTPOptions) (*SMTP, error) {
 	}))
 	s.server.Domain = "localhost"
 	s.server.AllowInsecureAuth = true
+	s.server.EnableSMTPUTF8 = opts.UTF8
 	s.server.ErrorLog = log.New(io.Discard, "", 0) // clients that hang up are part of the tests
 
 	var conf *tls.Config
@@ -137,6 +140,7 @@ func NewSMTP(t testing.TB, opts SMTPOptions) *SMTP {
 func (s *SMTP) Close() error {
 	s.listener.cut()
 	err := s.server.Shutdown(context.Background())
+	_ = s.listener.Close() // which the server does not know of before it serves
 	<-s.served
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("close the SMTP server: %w", err)
@@ -295,6 +299,9 @@ func (s *smtpSession) Auth(mech string) (sasl.Server, error) {
 	if mech == "LOGIN" {
 		return &loginServer{check: check}, nil
 	}
+	if mech == "XOAUTH2" {
+		return &xoauth2Server{check: check}, nil
+	}
 	return sasl.NewPlainServer(func(_, user, password string) error { return check(user, password) }), nil
 }
 
@@ -405,4 +412,20 @@ func (c *trackedConn) Close() error {
 	delete(c.listener.conns, c.Conn)
 	c.listener.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// xoauth2Server is the server's side of the XOAUTH2 mechanism, with a token in the
+// place of the password.
+type xoauth2Server struct {
+	check func(user, token string) error
+}
+
+func (x *xoauth2Server) Next(response []byte) (challenge []byte, done bool, err error) {
+	user, rest, ok := strings.Cut(string(response), "\x01auth=Bearer ")
+	user, isUser := strings.CutPrefix(user, "user=")
+	token, isEnd := strings.CutSuffix(rest, "\x01\x01")
+	if !ok || !isUser || !isEnd {
+		return nil, true, errors.New("not in the form of XOAUTH2")
+	}
+	return nil, true, x.check(user, token)
 }

@@ -30,8 +30,8 @@ type loadClient struct {
 	seen    []string // answers in order, without repeats
 }
 
-// StartLoad starts so many clients. The caller stops them.
-func StartLoad(url string, clients int) *Load {
+// startLoad starts so many clients. The caller stops them.
+func startLoad(url string, clients int) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Load{url: url, cancel: cancel}
 	l.changed = sync.NewCond(&l.mu)
@@ -46,7 +46,7 @@ func StartLoad(url string, clients int) *Load {
 // NewLoad starts clients that stop with the test at the latest.
 func NewLoad(t testing.TB, url string, clients int) *Load {
 	t.Helper()
-	l := StartLoad(url, clients)
+	l := startLoad(url, clients)
 	t.Cleanup(func() { l.Stop() })
 	return l
 }

@@ -6,8 +6,11 @@ import (
 	"runtime/debug"
 )
 
-// version is set by the linker.
-var version = "dev"
+// Set by the linker. commit is so for packages, which are built without asking git.
+var (
+	version = "dev"
+	commit  = ""
+)
 
 // Info describes a build.
 type Info struct {
@@ -20,7 +23,7 @@ type Info struct {
 
 // Get returns this build's description.
 func Get() Info {
-	i := Info{Version: version, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+	i := Info{Version: version, Commit: commit, Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
 	if b, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range b.Settings {
 			if s.Key == "vcs.revision" {

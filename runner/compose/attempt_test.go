@@ -2,22 +2,21 @@ package compose
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/docker/compose/v2/pkg/api"
-	"github.com/docker/docker/api/types/events"
-	"github.com/docker/docker/api/types/filters"
-
-	"github.com/wrktalk/wrktalk-agent/internal/mask"
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
 )
 
 // TestFirstInstallationFailsAtTheSecondAttempt: what the first attempt left does
 // not make the second one an upgrade.
 func TestFirstInstallationFailsAtTheSecondAttempt(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	b := newFixture(t)
 	text := strings.ReplaceAll(b.web("1.0", "    command: [late]\n"), "APP_VERSION", "APP_DELAY: 1h\n      APP_VERSION")
 	one := b.release("1.0", map[string]string{"compose.yaml": text}, "")
 	b.half(one, nil)
@@ -30,12 +29,13 @@ func TestFirstInstallationFailsAtTheSecondAttempt(t *testing.T) {
 
 // TestMaskedBeforeCut: of a secret that the limit of a text cuts, no part shows.
 func TestMaskedBeforeCut(t *testing.T) {
+	t.Parallel()
 	const secret = "correct  horse battery"
 	env := "DB_PASSWORD='" + secret + "'\n"
-	b := newBench(t)
+	b := newFixture(t)
 	for _, words := range []string{
-		strings.Repeat("x", maxTailLine-45) + " ${DB_PASSWORD}",
-		strings.Repeat("x", maxQuote-50) + " ${DB_PASSWORD}",
+		strings.Repeat("x", deploy.MaxTailLine-45) + " ${DB_PASSWORD}",
+		strings.Repeat("x", deploy.MaxQuote-50) + " ${DB_PASSWORD}",
 		"login with ${DB_PASSWORD}",
 	} {
 		rel := b.release("1.0", map[string]string{"compose.yaml": `
@@ -45,7 +45,9 @@ services:
     command: [crash]
     environment: {APP_LAST_WORDS: "` + words + `"}
 `}, env)
-		res := b.run(b.job(rel, nil))
+		job := b.job(rel, nil)
+		job.Compose.StableFor = time.Minute // a slow machine takes a while to crash
+		res := b.run(job)
 		failsWith(t, res, "exited with code 1")
 		for _, part := range []string{"corr", "horse"} {
 			if strings.Contains(res.Error+strings.Join(res.LogTail, "\n"), part) {
@@ -57,62 +59,41 @@ services:
 	text := &capped{limit: 40}
 	_, _ = text.Write([]byte("one line\nlogin with correct  ho"))
 	_, _ = text.Write([]byte("rse battery"))
-	if got := tailOf(text, mask.New(map[string]string{"DB_PASSWORD": secret})); len(got) != 1 || got[0] != "one line" {
+	report := deploy.NewReport(io.Discard, nil)
+	report.Learn(map[string]string{"DB_PASSWORD": secret})
+	if got := report.Tail(text.String(), text.full); len(got) != 1 || got[0] != "one line" {
 		t.Errorf("%q", got)
 	}
 }
 
-// TestSlowCrashLoop: a container that ends later than the settle time, again and
+// TestSlowCrashLoop: a container that ends later than StableFor, again and
 // again, is not up.
 func TestSlowCrashLoop(t *testing.T) {
-	b := newBench(t)
-	// The engine restarts what ended by a signal that is not its stop signal.
-	rel := b.release("1.0", map[string]string{"compose.yaml": `
+	t.Parallel()
+	b := newFixture(t)
+	// A slow machine takes a while to crash for the first time; later it has what is
+	// missing to stableAfterRestart.
+	const stableFor, lives = 5 * time.Second, 6 * time.Second
+	rel := b.release("1.0", map[string]string{"compose.yaml": fmt.Sprintf(`
 services:
   web:
-    image: ` + b.image + `
+    image: %s
+    command: [relapse, /starts, %s]
     restart: always
-    stop_signal: SIGQUIT
-    stop_grace_period: 1s
-`}, "")
-	const settle = 2 * time.Second
-	ctx, cancel := context.WithCancel(context.Background())
-	e, err := connect(ctx, io.Discard, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	messages, _ := e.api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
-		filters.Arg("label", api.ProjectLabel+"="+b.project), filters.Arg("event", "start"), filters.Arg("event", "die"),
-	)})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer e.close()
-		lives := time.Duration(0) // the first time
-		dying := ""
-		for {
-			var again <-chan time.Time
-			if dying != "" { // the application may not listen to signals yet
-				_ = e.api.ContainerKill(ctx, dying, "INT") // it may be gone
-				again = time.After(50 * time.Millisecond)
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-again:
-			case m := <-messages:
-				dying = ""
-				if m.Action == events.ActionStart {
-					rest(ctx, lives)
-					dying, lives = m.Actor.ID, settle+500*time.Millisecond
-				}
-			}
-		}
-	}()
+`, b.image, lives)}, "")
 	job := b.job(rel, nil)
-	job.Compose.Settle = settle
-	res := b.run(job)
-	cancel()
-	<-done
+	job.Compose.StableFor = stableFor
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	var waiting sync.WaitGroup
+	b.onEvent("bringing up release", func() {
+		waiting.Go(func() {
+			b.awaitRestarts(ctx, "web", 2)
+			cancel(deploy.ErrTimeout)
+		})
+	})
+	res := b.runContext(ctx, job)
+	cancel(nil)
+	waiting.Wait()
 	failsWith(t, res, `service "web" keeps restarting`)
 }

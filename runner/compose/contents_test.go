@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // TestNewContents: other contents of a config or secret are applied, also
 // where the service itself is the same in both releases.
 func TestNewContents(t *testing.T) {
+	t.Parallel()
 	const configs = `    configs: [{source: c, target: /c}]
     secrets: [s]
   other:
@@ -27,8 +28,8 @@ secrets: {s: {%SECRET%}}
 		{"text and env", "content: one", "content: two", "environment: PIN", "environment: PIN", "PIN=1234", "PIN=1235", "two", "1235"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := newBench(t)
-			release := func(version, config, secret, env string) *deployment.Release {
+			b := newFixture(t)
+			release := func(version, config, secret, env string) *protocol.Release {
 				more := strings.NewReplacer("%IMAGE%", b.image, "%CONFIG%", config, "%SECRET%", secret).Replace(configs)
 				return b.release(version, map[string]string{
 					"compose.yaml": b.web("x", more), "same": "same", "c": "c of " + version, "s": "s of " + version,
@@ -75,10 +76,11 @@ secrets: {s: {%SECRET%}}
 // TestContentsKey: the digests in labels of two hosts tell nobody that their
 // secrets are the same, and those of one host only say that they did not change.
 func TestContentsKey(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	b := newFixture(t)
 	rel := b.release("1", map[string]string{"compose.yaml": b.web("x", "    secrets: [s]\nsecrets: {s: {environment: PIN}}\n")}, "PIN=1234")
 	label := func() string {
-		return testenv.DockerOutput(t, "inspect", "--format", `{{index .Config.Labels "`+LabelContents+`"}}`, b.container("web"))
+		return testenv.DockerOutput(t, "inspect", "--format", `{{index .Config.Labels "`+contentsLabel+`"}}`, b.container("web"))
 	}
 	b.up(rel, nil)
 	first := label()

@@ -1,7 +1,6 @@
 package compose
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,11 +11,12 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 func TestDeployAndUpgrade(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	b := newFixture(t)
 	const worker = `
   worker:
     image: %IMAGE%
@@ -68,20 +68,21 @@ func TestDeployAndUpgrade(t *testing.T) {
 	if b.container("web") != webID || b.container("worker") != workerID {
 		t.Error("a redeployment of the same release recreated containers")
 	}
-	if link, err := os.Readlink(filepath.Join(b.workdir, "current")); err != nil || link != "releases/"+bundleName(*two) {
+	if link, err := os.Readlink(filepath.Join(b.workdir, "current")); err != nil || link != protocol.BundlesDir+"/"+two.Bundle() {
 		t.Errorf("current is %q, %v", link, err)
 	}
 }
 
 func TestLabels(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	b := newFixture(t)
 	rel := b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "")}, "")
 	b.up(rel, nil)
-	dir := filepath.Join(b.workdir, "releases", bundleName(*rel))
+	dir := filepath.Join(b.workdir, projectsDir, b.project, projectDir)
 	for label, want := range map[string]string{
 		api.ProjectLabel: b.project, api.ServiceLabel: "web", api.OneoffLabel: "False",
 		api.WorkingDirLabel: dir, api.ConfigFilesLabel: dir + "/compose.yaml", api.ContainerNumberLabel: "1", api.VersionLabel: composeVersion,
-		LabelTask: "task-1.0", LabelToken: "token-1.0", LabelRelease: "1.0",
+		labelTask: "task-1.0", labelToken: "token-1.0", labelRelease: "1.0",
 	} {
 		if got := testenv.DockerOutput(t, "inspect", "--format", `{{index .Config.Labels "`+label+`"}}`, b.container("web")); got != want {
 			t.Errorf("%s is %q, want %q", label, got, want)
@@ -90,6 +91,7 @@ func TestLabels(t *testing.T) {
 }
 
 func TestComposeVersion(t *testing.T) {
+	t.Parallel()
 	mod, err := os.ReadFile("../../go.mod")
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +102,8 @@ func TestComposeVersion(t *testing.T) {
 }
 
 func TestBundleOutlivesTheRun(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	b := newFixture(t)
 	rel := b.release("1.0", map[string]string{
 		"compose.yaml":     b.web("1.0", "    volumes: ['./conf/motd:/motd:ro']\n"),
 		"conf/motd":        "from the bundle",
@@ -121,7 +124,7 @@ func TestEnv(t *testing.T) {
 	t.Setenv("WRKTALK_AGENT_DB_PASSWORD", "of-the-agent")
 	t.Setenv("FROM_OS", "of-the-os")
 	t.Setenv("COMPOSE_PROFILES", "never")
-	b := newBench(t)
+	b := newFixture(t)
 	rel := b.release("1.0", map[string]string{
 		"app/docker-compose.yaml": `
 services:
@@ -180,7 +183,8 @@ services:
 }
 
 func TestOneShot(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	b := newFixture(t)
 	b.up(b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", `
     depends_on:
       migrate: {condition: service_completed_successfully}
@@ -194,47 +198,108 @@ func TestOneShot(t *testing.T) {
 `)}, ""), nil)
 }
 
-func TestGateRefuses(t *testing.T) {
-	b := newBench(t)
-	b.deny = errors.New("maintenance could not be entered")
+func TestRefusedApproval(t *testing.T) {
+	t.Parallel()
+	b := newFixture(t)
+	b.deny = errDenied
 	res := b.run(b.job(b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "")}, ""), nil))
 	failsWith(t, res, "maintenance could not be entered")
-	if res.Touched || b.containers() != 0 {
-		t.Errorf("touched without leave: %+v", res)
+	if res.Changed || b.containers() != 0 {
+		t.Errorf("changed without approval: %+v", res)
 	}
 }
 
 func TestPrune(t *testing.T) {
-	b := newBench(t)
-	var releases []*deployment.Release
+	t.Parallel()
+	b := newFixture(t)
+	var releases []*protocol.Release
 	for _, v := range []string{"1", "2", "3", "4", "5"} {
-		more := ""
-		if v == "3" {
-			more = "    volumes: ['./data:/data']\n" // the engine creates it in the bundle
-		}
-		releases = append(releases, b.release(v, map[string]string{"compose.yaml": b.web(v, more), "motd": "x"}, ""))
+		releases = append(releases, b.release(v, map[string]string{"compose.yaml": b.web(v, ""), "motd": "x"}, ""))
 	}
-	var prev *deployment.Release
-	for i, rel := range releases {
+	var prev *protocol.Release
+	for _, rel := range releases {
 		b.up(rel, prev)
 		prev = kept(rel)
-		if i == 2 && !strings.Contains(b.log, "web:/data is a bind mount") {
-			t.Error("nothing warns of data that only one release sees")
-		}
-		if i == 2 { // as its container would
-			if err := os.Chtimes(filepath.Join(b.workdir, "releases", bundleName(*rel), "motd"), future(), future()); err != nil {
-				t.Fatal(err)
-			}
-		}
 	}
 	// 5 serves, 4 is the previous, 3 is the one more to keep, and 2 and 1 go.
-	want := []string{bundleName(*releases[2]), bundleName(*releases[3]), bundleName(*releases[4])}
+	want := []string{releases[2].Bundle(), releases[3].Bundle(), releases[4].Bundle()}
 	if got := b.bundles(); !slices.Equal(got, want) {
 		t.Errorf("kept %v, want %v", got, want)
 	}
-	six := b.release("6", map[string]string{"compose.yaml": b.web("6", "")}, "")
-	b.up(six, prev)
-	if got := b.bundles(); !slices.Contains(got, bundleName(*releases[2])) {
-		t.Errorf("a bundle with data in it was removed: %v", got)
+}
+
+// TestDataSurvives: what containers write below a relative path is there with every
+// release that follows, and with the one that comes back; what a release mounts
+// unchanged leaves its service alone, and what it changes is seen.
+func TestDataSurvives(t *testing.T) {
+	t.Parallel()
+	b := newFixture(t)
+	release := func(version, conf, more string) *protocol.Release {
+		text := b.web(version, "    volumes: ['./data:/data', './conf:/conf:ro', './motd:/motd:ro']\n"+more+`
+  db:
+    image: `+b.image+`
+    stop_grace_period: 1s
+    volumes: ["./my.cnf:/etc/my.cnf:ro", "./dbdata:/var/lib/db"]
+`)
+		return b.release(version, map[string]string{
+			"app-" + version + "/compose.yaml": text, "app-" + version + "/my.cnf": "x", "app-" + version + "/motd": conf,
+			"app-" + version + "/conf/" + version: conf, "app-" + version + "/conf/c": conf,
+		}, "")
+	}
+	one, two := release("1.0", "one", ""), release("2.0", "two", "")
+	bad := release("3.0", "three", "    command: [crash]\n")
+	serves := func(version, conf string) {
+		t.Helper()
+		for path, want := range map[string]string{
+			"/": version, "/file?path=/data/db": "rows", "/file?path=/conf/c": conf, "/file?path=/motd": conf, "/file?path=/conf/" + version: conf,
+		} {
+			if got := b.ask("web", path); got != want {
+				t.Errorf("%s of release %s is %q, want %q", path, version, got, want)
+			}
+		}
+	}
+	b.up(one, nil)
+	data := filepath.Join(b.workdir, projectsDir, b.project, projectDir, "data") // the engine made it
+	if err := os.WriteFile(filepath.Join(data, "db"), []byte("rows"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serves("1.0", "one")
+	db := b.container("db")
+	b.up(two, kept(one))
+	serves("2.0", "two")
+	if got := b.ask("web", "/file?path=/conf/1.0"); got != "404" {
+		t.Errorf("a file of the former release stays: %s", got)
+	}
+	if res := b.run(b.job(bad, kept(two))); !res.Restored {
+		t.Fatalf("%+v", res)
+	}
+	serves("2.0", "two")
+	back := b.job(kept(one), kept(two))
+	back.Kind, back.TaskID = task.KindRollback, "back"
+	if res := b.run(back); !res.Succeeded {
+		t.Fatalf("%+v", res)
+	}
+	serves("1.0", "one")
+	if b.container("db") != db {
+		t.Error("a service whose files did not change was recreated")
+	}
+}
+
+// TestFilesAreInTheWay: a release whose files cannot be laid out is refused before
+// anything changes.
+func TestFilesAreInTheWay(t *testing.T) {
+	t.Parallel()
+	b := newFixture(t)
+	one := b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "    volumes: ['./data:/data']\n")}, "")
+	two := b.release("2.0", map[string]string{"compose.yaml": b.web("2.0", ""), "data": "a file"}, "")
+	b.up(one, nil)
+	web := b.container("web")
+	if err := os.WriteFile(filepath.Join(b.workdir, projectsDir, b.project, projectDir, "data/db"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	res := b.run(b.job(two, kept(one)))
+	failsWith(t, res, "release 2.0 has the file data", "somebody else wrote project/data/db")
+	if res.Changed || b.container("web") != web || b.approvals != 0 {
+		t.Errorf("%+v", res)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // line leads from the engine's socket to one of its own, and can be cut.
@@ -124,8 +124,8 @@ func (l *line) serve(near net.Conn) {
 	l.mu.Unlock()
 }
 
-// onEvent makes the bench do what when the deployment says text, once.
-func (b *bench) onEvent(text string, what func()) {
+// onEvent has the fixture do what when the deployment says text, once.
+func (b *fixture) onEvent(text string, what func()) {
 	b.watchers = append(b.watchers, func(e task.Event) bool {
 		if !strings.Contains(e.Text, text) {
 			return false
@@ -138,7 +138,7 @@ func (b *bench) onEvent(text string, what func()) {
 // TestEngineComesLate: an engine that is being restarted when a job begins is
 // waited for.
 func TestEngineComesLate(t *testing.T) {
-	b := newBench(t)
+	b := newFixture(t)
 	l := newLine(t)
 	one := b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "")}, "")
 	l.cut()
@@ -148,21 +148,21 @@ func TestEngineComesLate(t *testing.T) {
 
 // TestRecoveryThatIsRefused: half-way is never said to be unchanged.
 func TestRecoveryThatIsRefused(t *testing.T) {
-	b := newBench(t)
+	b := newFixture(t)
 	l := newLine(t)
 	one := b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "")}, "")
 	two := b.release("2.0", map[string]string{"compose.yaml": b.web("2.0", "")}, "")
 	b.up(one, nil)
 	job := b.job(two, kept(one))
-	job.Action = deployment.ActionRecover
-	check := func(res deployment.Result, why string) {
+	job.Action = protocol.ActionRecover
+	check := func(res protocol.Result, why string) {
 		t.Helper()
 		failsWith(t, res, "died while it brought up release 2.0", why)
-		if !res.Touched || res.Serving != "" || res.Restored || !strings.Contains(res.Message, "died half-way, and what serves now is not known: look at the host") {
+		if !res.Changed || res.Serving != "" || res.Restored || !strings.Contains(res.Message, "died half-way, and what serves now is not known: look at the host") {
 			t.Errorf("%+v", res)
 		}
 	}
-	t.Run("gate", func(t *testing.T) {
+	t.Run("approval denied", func(t *testing.T) {
 		b.deny = errors.New("the page cannot be shown")
 		defer func() { b.deny = nil }()
 		check(b.run(job), "the page cannot be shown")
@@ -188,7 +188,7 @@ func TestRecoveryThatIsRefused(t *testing.T) {
 		b.onEvent("waiting for it", l.mend)
 		job := job
 		job.Timeout = 1 // the time to restore counts
-		if res := b.run(job); !res.Restored || res.Serving != "1.0" || !res.Touched {
+		if res := b.run(job); !res.Restored || res.Serving != "1.0" || !res.Changed {
 			t.Errorf("%+v", res)
 		}
 	})
@@ -197,7 +197,7 @@ func TestRecoveryThatIsRefused(t *testing.T) {
 // TestEngineRestarts: an engine that goes away in the middle of a run, and comes
 // back, fails neither a release nor its restoration.
 func TestEngineRestarts(t *testing.T) {
-	b := newBench(t)
+	b := newFixture(t)
 	l := newLine(t)
 	one := b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "")}, "")
 	two := b.release("2.0", map[string]string{"compose.yaml": b.web("2.0", "")}, "")
@@ -254,7 +254,7 @@ func TestEngineRestarts(t *testing.T) {
 		}
 	})
 	t.Run("removing", func(t *testing.T) {
-		b := newBench(t)
+		b := newFixture(t)
 		b.onEvent("removing release", l.cut)
 		b.onEvent("waiting for it", l.mend)
 		bad := b.release("3.0", map[string]string{"compose.yaml": b.web("3.0", "    command: [crash]\n")}, "")

@@ -9,12 +9,17 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/docker/cli/pkg/kvfile"
+	"golang.org/x/sys/unix"
 )
+
+// envFile is the name of the file that docker compose reads variables from.
+const envFile = ".env"
 
 // maxEnvFile bounds the row's env and every env file of a bundle, in bytes.
 const maxEnvFile = 4 << 20
@@ -32,7 +37,7 @@ func init() {
 }
 
 // rowEnv is the env text of a release's row: everything a bundle may see of
-// the world around it.
+// the world around it. Where the row has none, the bundle's own .env takes its place.
 type rowEnv struct {
 	text   []byte
 	given  bool // the row has an env, be it empty
@@ -55,12 +60,21 @@ func readEnv(file string) (rowEnv, error) {
 		return env, fmt.Errorf("read the release's env: %w", err)
 	}
 	env.given = true
-	values, err := dotenv.ParseWithLookup(bytes.NewReader(env.text), func(string) (string, bool) { return "", false })
+	values, err := parseEnv(env.text)
 	if err != nil {
-		return env, fmt.Errorf("read the release's env: %w", unquoted(err))
+		return env, fmt.Errorf("read the release's env: %w", err)
 	}
 	env.values = values
 	return env, nil
+}
+
+// parseEnv returns the variables of a .env file. Its error quotes none of it.
+func parseEnv(text []byte) (map[string]string, error) {
+	values, err := dotenv.ParseWithLookup(bytes.NewReader(text), func(string) (string, bool) { return "", false })
+	if err != nil {
+		return nil, unquoted(err)
+	}
+	return values, nil
 }
 
 var errorLine = regexp.MustCompile(`line (\d+)`)
@@ -89,8 +103,8 @@ func readCapped(r io.Reader, limit int64) ([]byte, error) {
 // resolveServices replaces each service's env_file by what it says, as the CLI
 // does it: later files win over earlier ones, `environment` wins over all. The
 // file .env of the project directory is the row's env and exists nowhere else;
-// other files are read from the bundle at dir and cannot be outside of it.
-func resolveServices(p *types.Project, dir string, env rowEnv) error {
+// others are read from the bundle at dir, or from where scan has allowed it.
+func resolveServices(p *types.Project, dir string, src sources) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("open the bundle: %w", err)
@@ -109,7 +123,7 @@ func resolveServices(p *types.Project, dir string, env rowEnv) error {
 			return "", false
 		}
 		for _, f := range s.EnvFiles {
-			data, err := readServiceEnv(root, dir, p.WorkingDir, f, env)
+			data, err := readServiceEnv(root, dir, src, f)
 			if err != nil {
 				return fmt.Errorf("read env_file of service %q: %w", name, err)
 			}
@@ -129,34 +143,59 @@ func resolveServices(p *types.Project, dir string, env rowEnv) error {
 
 // readServiceEnv returns the text of one env_file entry, nil when it is missing
 // and may be.
-func readServiceEnv(root *os.Root, dir, projectDir string, f types.EnvFile, env rowEnv) ([]byte, error) {
-	if filepath.Clean(f.Path) == filepath.Join(projectDir, ".env") {
-		switch {
-		case env.given:
-			return append([]byte{}, env.text...), nil
-		case f.Required:
-			return nil, errors.New("it names .env, but the release has no env in the database")
-		}
-		return nil, nil
-	}
+func readServiceEnv(root *os.Root, dir string, src sources, f types.EnvFile) ([]byte, error) {
 	rel, err := filepath.Rel(dir, f.Path)
 	if err != nil || !filepath.IsLocal(rel) {
-		return nil, fmt.Errorf("%s is outside of the release", f.Path)
+		return readHostEnv(f) // scan has asked whether it may be read
 	}
-	file, err := root.Open(rel)
-	if errors.Is(err, fs.ErrNotExist) {
-		if f.Required {
-			return nil, fmt.Errorf("the release has no file %s", rel)
-		}
+	isEnv := slices.Contains(src.envNames(), rel)
+	if isEnv && src.env.given {
+		return append([]byte{}, src.env.text...), nil
+	}
+	data, err := readFile(root, rel)
+	switch {
+	case err == nil:
+		return append([]byte{}, data...), nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("read %s of the release: %w", rel, err)
+	case !f.Required:
+		return nil, nil
+	case isEnv:
+		return nil, errors.New("it names .env, but the release has no env in the database, and no file .env")
+	default:
+		return nil, fmt.Errorf("the release has no file %s", rel)
+	}
+}
+
+// readHostEnv is readServiceEnv for a file of this host.
+func readHostEnv(f types.EnvFile) ([]byte, error) {
+	file, err := os.OpenFile(f.Path, os.O_RDONLY|unix.O_NONBLOCK, 0) // no pipe keeps it waiting
+	if errors.Is(err, fs.ErrNotExist) && !f.Required {
 		return nil, nil
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("this host has no file %s", f.Path)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s in the release: %w", rel, err)
+		return nil, err
 	}
 	defer file.Close()
-	data, err := readCapped(file, maxEnvFile)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", rel, err)
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s is not a regular file", f.Path), err)
 	}
-	return append([]byte{}, data...), nil
+	data, err := readCapped(file, maxEnvFile)
+	return append([]byte{}, data...), err
+}
+
+// readFile reads an env file of a bundle.
+func readFile(root *os.Root, name string) ([]byte, error) {
+	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // no pipe keeps it waiting
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(errors.New("it is not a regular file"), err)
+	}
+	return readCapped(file, maxEnvFile)
 }

@@ -9,22 +9,22 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/durable"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
-// served is what the history says about a release that came up just now.
-func (r *run) served(rel deployment.Release) deployment.Served {
-	return deployment.Served{
-		At: time.Now().UTC(), TaskID: r.job.TaskID, Kind: r.job.Kind,
+// historyEntry is what the history says about a release that came up just now.
+func (b *backend) historyEntry(rel protocol.Release) protocol.HistoryEntry {
+	return protocol.HistoryEntry{
+		At: time.Now().UTC(), TaskID: b.job.TaskID, Kind: b.job.Kind,
 		ArtifactID: rel.ArtifactID, Version: rel.Version, SHA256: rel.SHA256,
-		EnvNames: slices.Sorted(maps.Keys(r.env.values)),
+		EnvNames: slices.Sorted(maps.Keys(b.env.values)),
 	}
 }
 
-// remember adds an entry to the history. A task that came up twice, since its
+// appendHistory adds an entry to the history. A task that came up twice, since its
 // first end could not be reported, is one entry.
-func (s *store) remember(now deployment.Served) error {
-	history, err := deployment.ReadHistory(s.root.Name())
+func (s *store) appendHistory(now protocol.HistoryEntry) error {
+	history, err := protocol.ReadHistory(s.root.Name())
 	if err != nil {
 		history = nil // nobody can use it; a new one helps from here on
 	}
@@ -32,33 +32,33 @@ func (s *store) remember(now deployment.Served) error {
 		history = history[:n-1]
 	}
 	history = append(history, now)
-	history = history[max(0, len(history)-deployment.MaxHistory):]
+	history = history[max(0, len(history)-protocol.MaxHistory):]
 	data, err := json.MarshalIndent(history, "", "  ")
 	if err != nil {
 		return fmt.Errorf("keep what served: %w", err)
 	}
-	if err := durable.WriteFile(s.root, deployment.HistoryFile, append(data, '\n'), 0o600); err != nil {
+	if err := durable.WriteFile(s.root, protocol.HistoryFile, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("keep what served: %w", err)
 	}
 	return nil
 }
 
-// uncovered refuses a kept release whose env is not the one it had: without the
+// checkEnvNames refuses a kept release whose env is not the one it had: without the
 // database a person brought it, and a variable that is missing would be empty.
-func (r *run) uncovered() error {
-	if r.job.Release.PayloadDir != "" || r.envErr != nil {
+func (b *backend) checkEnvNames() error {
+	if b.job.Release.PayloadDir != "" || b.envErr != nil {
 		return nil
 	}
-	history, err := deployment.ReadHistory(r.job.Compose.WorkingDir)
+	history, err := protocol.ReadHistory(b.job.Compose.WorkingDir)
 	if err != nil {
 		return err
 	}
 	for _, s := range slices.Backward(history) {
-		if s.Bundle() != bundleName(r.job.Release) {
+		if s.Bundle() != b.job.Release.Bundle() {
 			continue
 		}
 		missing := slices.DeleteFunc(slices.Clone(s.EnvNames), func(name string) bool {
-			_, ok := r.env.values[name]
+			_, ok := b.env.values[name]
 			return ok
 		})
 		if len(missing) > 0 {

@@ -5,19 +5,20 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // TestHistory: what served is kept on the host, and is enough to go back to it.
 func TestHistory(t *testing.T) {
-	b := newBench(t)
+	t.Parallel()
+	b := newFixture(t)
 	const env = "DB_PASSWORD=top-secret-1\nAPP=x\n"
 	one := b.release("1.0", map[string]string{"compose.yaml": b.web("1.0", "")}, env)
 	two := b.release("2.0", map[string]string{"compose.yaml": b.web("2.0", "")}, "")
 	bad := b.release("3.0", map[string]string{"compose.yaml": b.web("3.0", "    command: [crash]\n")}, "")
-	history := func(want ...string) []deployment.Served {
+	history := func(want ...string) []protocol.HistoryEntry {
 		t.Helper()
-		list, err := deployment.ReadHistory(b.workdir)
+		list, err := protocol.ReadHistory(b.workdir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,9 +32,12 @@ func TestHistory(t *testing.T) {
 		return list
 	}
 	b.up(one, nil)
-	b.up(one, nil) // the same task, its end not reported
+	// The same task, its end not reported: found in place, so the page stays down.
+	if res := b.run(b.job(one, nil)); !res.Succeeded || res.Serving != "1.0" || b.approvals != 0 {
+		t.Errorf("%+v, %d approvals", res, b.approvals)
+	}
 	first := history("1.0")[0]
-	if !slices.Equal(first.EnvNames, []string{"APP", "DB_PASSWORD"}) || first.TaskID != "task-1.0" || first.Bundle() != bundleName(*one) || first.At.IsZero() {
+	if !slices.Equal(first.EnvNames, []string{"APP", "DB_PASSWORD"}) || first.TaskID != "task-1.0" || first.Bundle() != one.Bundle() || first.At.IsZero() {
 		t.Errorf("%+v", first)
 	}
 	if found := contains(t, b.workdir, "top-secret-1"); found != nil {
@@ -54,7 +58,7 @@ func TestHistory(t *testing.T) {
 	back.Release.EnvFile = two.EnvFile
 	res := b.run(back)
 	failsWith(t, res, "lacks APP, DB_PASSWORD", "--env")
-	if res.Touched || b.gates != 0 {
+	if res.Changed || b.approvals != 0 {
 		t.Errorf("touched: %+v", res)
 	}
 	history("1.0", "2.0")

@@ -10,7 +10,8 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
-func TestNeeds(t *testing.T) {
+func TestImageRequirements(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		policies []string
 		want     string
@@ -29,7 +30,7 @@ func TestNeeds(t *testing.T) {
 			name := string(rune('a' + i))
 			p.Services[name] = types.ServiceConfig{Name: name, Image: "i", PullPolicy: policy}
 		}
-		list, err := needs(p)
+		list, err := imageRequirements(p)
 		if err != nil || len(list) != 1 || list[0].policy != c.want || list[0].refresh != c.refresh {
 			t.Errorf("%v: %+v, %v", c.policies, list, err)
 		}
@@ -39,8 +40,9 @@ func TestNeeds(t *testing.T) {
 // TestMovedTag: what is restored is the image that ran, also when the failed
 // release has moved its tag.
 func TestMovedTag(t *testing.T) {
-	b := newBench(t)
-	ref := strings.Replace(b.image, ":1", ":moving", 1)
+	t.Parallel()
+	b := newFixture(t)
+	ref := strings.Replace(b.image, ":image", ":moving", 1)
 	testenv.DockerOutput(t, "tag", b.image, ref)
 	t.Cleanup(func() { testenv.DockerOutput(t, "image", "rm", "--force", ref) })
 	text := strings.Replace(b.web("1.0", ""), b.image, ref, 1)

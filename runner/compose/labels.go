@@ -6,15 +6,15 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/docker/compose/v2/pkg/api"
 
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // The agent's own labels. A container that a later deployment leaves alone
 // keeps those of the deployment that made it.
 const (
-	LabelTask    = "com.wrktalk.agent.task"
-	LabelToken   = "com.wrktalk.agent.token"
-	LabelRelease = "com.wrktalk.agent.release"
+	labelTask    = "com.wrktalk.agent.task"
+	labelToken   = "com.wrktalk.agent.token"
+	labelRelease = "com.wrktalk.agent.release"
 	// labelFirst marks containers of a project that had none before, so that a
 	// first installation which died half-way can be told from an upgrade.
 	labelFirst = "com.wrktalk.agent.first"
@@ -33,7 +33,7 @@ func init() {
 
 // label sets the labels of every service as cmd/compose of the library does,
 // and the agent's own.
-func label(p *types.Project, job deployment.Job, rel deployment.Release, first bool) {
+func label(p *types.Project, job protocol.Job, rel protocol.Release, first bool) {
 	for name, s := range p.Services {
 		s.CustomLabels = types.Labels{
 			api.ProjectLabel:     p.Name,
@@ -42,9 +42,9 @@ func label(p *types.Project, job deployment.Job, rel deployment.Release, first b
 			api.WorkingDirLabel:  p.WorkingDir,
 			api.ConfigFilesLabel: strings.Join(p.ComposeFiles, ","),
 			api.OneoffLabel:      "False",
-			LabelTask:            string(job.TaskID),
-			LabelToken:           string(job.Token),
-			LabelRelease:         rel.Version,
+			labelTask:            string(job.TaskID),
+			labelToken:           string(job.Token),
+			labelRelease:         rel.Version,
 		}
 		if first {
 			s.CustomLabels[labelFirst] = "true"

@@ -11,7 +11,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,91 +21,77 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/wrktalk/wrktalk-agent/internal/durable"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 const (
-	releasesDir = "releases"
 	currentLink = "current"
 	lockFile    = ".lock"
 	tempPrefix  = ".tmp-"  // of a bundle being copied, and of a new current link
 	keptPrefix  = ".kept-" // + bundle name: its files' digests, as old as the copy
-	dirMode     = 0o711    // who is told a path may use it, nobody may list
+	dirMode     = 0o700    // the engine mounts as root; nobody else has business here
 )
 
 // lockPoll is how often a lock held by another process is tried. Its owner is
 // about to end: flock has no event to wait for that could be given up.
 const lockPoll = 50 * time.Millisecond
 
-// store is the working directory: the bundles that were kept, and the lock
-// that lets one process at a time change the project. The caller closes it.
+// store is the working directory: the bundles that were kept, the project
+// directories that containers mount, and the lock that lets one process at a time
+// change them. The caller closes it.
 type store struct {
-	root     *os.Root // the working directory
-	releases *os.Root
-	dir      string // real path of the releases directory
-	lock     *os.File
+	root    *os.Root // the working directory
+	bundles *os.Root
+	dir     string // real path of the working directory
+	lock    *os.File
 }
 
-// openStore opens the working directory dir, creates what is missing of it,
-// waits for its lock and clears away what a crash left.
+// openStore opens the working directory dir, if it is the agent's, creates what is
+// missing of it, waits for its lock and clears away what a crash left.
 func openStore(ctx context.Context, dir string) (_ *store, err error) {
-	if err := os.MkdirAll(dir, dirMode); err != nil {
-		return nil, fmt.Errorf("create the working directory: %w", err)
-	}
-	if err := checkDir(dir); err != nil {
+	if err := protocol.CheckWorkingDir(dir); err != nil {
 		return nil, err
 	}
-	real, err := filepath.EvalSymlinks(dir)
+	root, err := protocol.WorkingDirs.Open(dir)
 	if err != nil {
-		return nil, fmt.Errorf("resolve the working directory: %w", err)
+		return nil, err
 	}
-	s := &store{dir: filepath.Join(real, releasesDir)}
+	s := &store{root: root}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
-	if s.root, err = os.OpenRoot(real); err != nil {
-		return nil, fmt.Errorf("open the working directory: %w", err)
+	if s.dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil, fmt.Errorf("resolve the working directory: %w", err)
 	}
 	if err := s.acquire(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.root.Mkdir(releasesDir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("create %s: %w", s.dir, err)
-	}
-	if err := checkDir(s.dir); err != nil {
+	if s.bundles, err = s.open(protocol.BundlesDir); err != nil {
 		return nil, err
 	}
-	if s.releases, err = s.root.OpenRoot(releasesDir); err != nil {
-		return nil, fmt.Errorf("open %s: %w", s.dir, err)
+	if err := protocol.CheckOwner(filepath.Join(s.dir, protocol.FormerDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	return s, s.clear()
 }
 
-// checkDir refuses a directory that somebody else could have prepared, or could
-// change: the reference's default lies in /tmp, where everybody may create it first.
-func checkDir(dir string) error {
-	uid := os.Geteuid()
-	link, err := os.Lstat(dir)
+// open opens a directory of the working directory, and creates it where it is
+// missing.
+func (s *store) open(name string) (*os.Root, error) {
+	path := filepath.Join(s.dir, name)
+	if err := s.root.Mkdir(name, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("create %s: %w", path, err)
+	}
+	if err := protocol.CheckOwner(path); err != nil {
+		return nil, err
+	}
+	root, err := s.root.OpenRoot(name)
 	if err != nil {
-		return fmt.Errorf("look at the working directory: %w", err)
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	if link.Mode()&fs.ModeSymlink != 0 && owner(link) != uid && owner(link) != 0 {
-		return fmt.Errorf("%s is a symbolic link of uid %d: remove it, or set compose.working_dir to a directory of the agent's own", dir, owner(link))
-	}
-	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
-		return fmt.Errorf("look at the working directory: %w", err)
-	case !info.IsDir():
-		return fmt.Errorf("%s is not a directory: set compose.working_dir to one", dir)
-	case owner(info) != uid:
-		return fmt.Errorf("%s belongs to uid %d, not to the agent's uid %d: set compose.working_dir to a directory of the agent's own", dir, owner(info), uid)
-	case info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0:
-		return fmt.Errorf("%s may be written by others (mode %04o): run chmod go-w on it", dir, info.Mode().Perm())
-	}
-	return nil
+	return root, nil
 }
 
 func owner(info fs.FileInfo) int {
@@ -138,8 +126,8 @@ func (s *store) acquire(ctx context.Context) error {
 
 // close releases the lock.
 func (s *store) close() {
-	if s.releases != nil {
-		_ = s.releases.Close() // nothing was written through it
+	if s.bundles != nil {
+		_ = s.bundles.Close() // nothing was written through it
 	}
 	if s.root != nil {
 		_ = s.root.Close()
@@ -151,17 +139,20 @@ func (s *store) close() {
 
 // clear removes copies and links that were never finished.
 func (s *store) clear() error {
-	for _, root := range []*os.Root{s.root, s.releases} {
-		entries, err := fs.ReadDir(root.FS(), ".")
+	for _, dir := range []string{".", protocol.BundlesDir, recordsDir} {
+		entries, err := fs.ReadDir(s.root.FS(), dir)
+		if dir == recordsDir && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
-			return fmt.Errorf("list %s: %w", root.Name(), err)
+			return fmt.Errorf("list %s: %w", filepath.Join(s.dir, dir), err)
 		}
 		for _, e := range entries {
 			of, isStamp := strings.CutPrefix(e.Name(), keptPrefix)
 			if !strings.HasPrefix(e.Name(), tempPrefix) && !durable.IsTemp(e.Name()) && (!isStamp || s.has(of)) {
 				continue
 			}
-			if err := root.RemoveAll(e.Name()); err != nil {
+			if err := s.root.RemoveAll(path.Join(dir, e.Name())); err != nil {
 				return fmt.Errorf("remove the unfinished %s: %w", e.Name(), err)
 			}
 		}
@@ -169,62 +160,84 @@ func (s *store) clear() error {
 	return nil
 }
 
-func bundleName(r deployment.Release) string { return deployment.BundleName(r.Version, r.SHA256) }
-
-func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
+// path returns where the bundle is kept.
+func (s *store) path(name string) string { return filepath.Join(s.dir, protocol.BundlesDir, name) }
 
 // has reports whether the bundle is kept, complete.
 func (s *store) has(name string) bool {
-	info, err := s.releases.Lstat(name)
+	info, err := s.bundles.Lstat(name)
 	return err == nil && info.IsDir()
 }
 
-// keep makes sure that r's bundle is in the store and returns its name. fresh
+// keep makes sure that r's bundle is in the store and returns its name. created
 // is true when it was not there before; ignoredEnv when a .env of the release
-// was left out: the env comes from the database.
-func (s *store) keep(ctx context.Context, r deployment.Release) (name string, fresh, ignoredEnv bool, err error) {
-	name = bundleName(r)
+// was left out: the row's env takes its place.
+func (s *store) keep(ctx context.Context, r protocol.Release, env rowEnv) (name string, created, ignoredEnv bool, err error) {
+	name = r.Bundle()
 	if s.has(name) {
 		return name, false, false, nil
 	}
-	if r.PayloadDir == "" {
-		return name, false, false, fmt.Errorf("the bundle of release %s is no longer kept in %s", r.Version, s.dir)
+	payload := r.PayloadDir
+	if payload == "" {
+		if payload = s.formerBundle(name); payload == "" {
+			return name, false, false, fmt.Errorf("the bundle of release %s is no longer kept in %s", r.Version, filepath.Dir(s.path(name)))
+		}
 	}
-	if ignoredEnv, err = s.copy(ctx, r.PayloadDir, name); err != nil {
+	var digests map[string]string
+	if r.PayloadDir == "" {
+		digests = s.formerDigests(name)
+	}
+	if ignoredEnv, err = s.copy(ctx, payload, name, env, digests); err != nil {
 		return name, false, false, fmt.Errorf("keep the bundle of release %s: %w", r.Version, err)
 	}
 	return name, true, ignoredEnv, nil
 }
 
-func (s *store) copy(ctx context.Context, payload, name string) (ignoredEnv bool, err error) {
+// copy copies a release into the store. With only, it copies the files that only has
+// the digests of, and what leads to them.
+func (s *store) copy(ctx context.Context, payload, name string, env rowEnv, only map[string]string) (ignoredEnv bool, err error) {
 	src, err := os.OpenRoot(payload)
 	if err != nil {
 		return false, err
 	}
 	defer src.Close()
-	projectDir, _, err := findFiles(src)
+	located, err := locate(src, env)
 	if err != nil {
 		return false, err
 	}
-	skip := filepath.Join(projectDir, ".env")
+	var skip []string
+	if env.given {
+		skip = located.envNames()
+	}
 
 	temp := tempPrefix + name + "-" + rand.Text()[:8]
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.releases.RemoveAll(temp))
+			err = errors.Join(err, s.bundles.RemoveAll(temp))
 		}
 	}()
-	digests := map[string]string{}
+	digests, leading := map[string]string{}, map[string]bool{".": true}
+	for file := range only {
+		for dir := file; dir != "."; dir = path.Dir(dir) {
+			leading[dir] = true
+		}
+	}
 	var modes []func() error // of directories: one may be read-only
-	err = fs.WalkDir(src.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(src.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		if path == skip {
+		if slices.Contains(skip, name) {
 			ignoredEnv = true
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if only != nil && !leading[name] {
 			if d.IsDir() {
 				return fs.SkipDir
 			}
@@ -234,63 +247,81 @@ func (s *store) copy(ctx context.Context, payload, name string) (ignoredEnv bool
 		if err != nil {
 			return err
 		}
-		to := filepath.Join(temp, path)
+		to := filepath.Join(temp, name)
 		switch {
 		case d.IsDir():
 			mode := info.Mode().Perm()
-			if path == "." {
-				mode = 0o755 // a bundle may mount itself; its parents keep strangers out
+			if name == "." {
+				mode |= 0o755 // a bundle may mount itself; its parents keep strangers out
 			}
-			modes = append(modes, func() error { return s.releases.Chmod(to, mode) })
-			return s.releases.Mkdir(to, 0o700)
+			modes = append(modes, func() error {
+				return errors.Join(chown(info, func(uid, gid int) error { return s.bundles.Chown(to, uid, gid) }), s.bundles.Chmod(to, mode))
+			})
+			return s.bundles.Mkdir(to, 0o700)
 		case info.Mode().IsRegular():
-			digests[path], err = s.copyFile(src, path, to, info.Mode().Perm())
+			digests[name], err = s.copyFile(src, name, to, info)
 			return err
 		case info.Mode()&fs.ModeSymlink != 0:
-			target, err := src.Readlink(path)
+			target, err := src.Readlink(name)
 			if err != nil {
 				return err
 			}
-			if digests[path], err = digestOf(src, path); err != nil {
+			if digests[name], err = digestOf(src, name); err != nil {
 				return err
 			}
-			return s.releases.Symlink(target, to)
+			if err := s.bundles.Symlink(target, to); err != nil {
+				return err
+			}
+			return chown(info, func(uid, gid int) error { return s.bundles.Lchown(to, uid, gid) })
 		default:
-			return fmt.Errorf("%s is neither file, directory nor symbolic link", path)
+			return fmt.Errorf("%s is neither file, directory nor symbolic link", name)
 		}
 	})
 	if err != nil {
 		return false, err
 	}
-	for i := len(modes) - 1; i >= 0; i-- {
-		if err := modes[i](); err != nil {
+	for _, chmod := range slices.Backward(modes) {
+		if err := chmod(); err != nil {
 			return false, err
 		}
 	}
-	if err := durable.SyncTree(s.releases, temp); err != nil {
+	if err := durable.SyncTree(s.bundles, temp); err != nil {
 		return false, err
+	}
+	for file, digest := range only { // what it was when it was kept first
+		digests[file] = digest
 	}
 	if err := s.stamp(name, digests); err != nil {
 		return false, err
 	}
 	// The new name is what says that the copy is complete.
-	return ignoredEnv, durable.Rename(s.releases, temp, s.releases, name)
+	return ignoredEnv, durable.Rename(s.bundles, temp, s.bundles, name)
 }
 
-// copyFile copies a file and returns its digest.
-func (s *store) copyFile(src *os.Root, from, to string, mode fs.FileMode) (string, error) {
+// chown gives what was made just now to the owner that info names, which only root
+// finds to be another one.
+func chown(info fs.FileInfo, give func(uid, gid int) error) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || os.Geteuid() != 0 || st.Uid == 0 && int(st.Gid) == os.Getegid() {
+		return nil
+	}
+	return give(int(st.Uid), int(st.Gid))
+}
+
+// copyFile copies a file with its owner and mode, and returns its digest.
+func (s *store) copyFile(src *os.Root, from, to string, info fs.FileInfo) (string, error) {
 	in, err := src.Open(from)
 	if err != nil {
 		return "", err
 	}
 	defer in.Close()
-	out, err := s.releases.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	out, err := s.bundles.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
 	sum := sha256.New()
 	_, err = io.Copy(io.MultiWriter(out, sum), in)
-	return hex.EncodeToString(sum.Sum(nil)), errors.Join(err, out.Chmod(mode), out.Close())
+	return hex.EncodeToString(sum.Sum(nil)), errors.Join(err, chown(info, out.Chown), out.Chmod(info.Mode().Perm()), out.Close())
 }
 
 // stamp records when the bundle was copied, since what changed in it later was
@@ -300,17 +331,17 @@ func (s *store) stamp(name string, digests map[string]string) error {
 	if err != nil {
 		return err
 	}
-	if err := durable.WriteFile(s.releases, keptPrefix+name, data, 0o600); err != nil {
+	if err := durable.WriteFile(s.bundles, keptPrefix+name, data, 0o600); err != nil {
 		return err
 	}
 	now := time.Now()
-	return s.releases.Chtimes(keptPrefix+name, now, now)
+	return s.bundles.Chtimes(keptPrefix+name, now, now)
 }
 
 // setCurrent makes the link `current` point at the bundle, for people.
 func (s *store) setCurrent(name string) error {
 	temp := tempPrefix + currentLink + "-" + rand.Text()[:8]
-	if err := s.root.Symlink(filepath.Join(releasesDir, name), temp); err != nil {
+	if err := s.root.Symlink(filepath.Join(protocol.BundlesDir, name), temp); err != nil {
 		return fmt.Errorf("link %s to %s: %w", currentLink, name, err)
 	}
 	if err := durable.Rename(s.root, temp, s.root, currentLink); err != nil {

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 func open(t *testing.T, dir string) *store {
@@ -25,6 +25,7 @@ func open(t *testing.T, dir string) *store {
 }
 
 func TestKeep(t *testing.T) {
+	t.Parallel()
 	payload := t.TempDir()
 	write := func(name string, mode fs.FileMode) {
 		t.Helper()
@@ -49,15 +50,15 @@ func TestKeep(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "a", "work")
 	s := open(t, dir)
-	rel := deployment.Release{Version: "../1.0 beta", SHA256: "0123456789abcdef", PayloadDir: payload}
-	name, fresh, ignored, err := s.keep(context.Background(), rel)
+	rel := protocol.Release{Version: "../1.0 beta", SHA256: "0123456789abcdef", PayloadDir: payload}
+	name, fresh, ignored, err := s.keep(context.Background(), rel, rowEnv{given: true})
 	if err != nil || name != "1.0-beta-0123456789ab" || !fresh || !ignored {
 		t.Fatal(name, fresh, ignored, err)
 	}
 	for file, mode := range map[string]fs.FileMode{
 		".": fs.ModeDir | 0o755, "app/compose.yaml": 0o644, "app/run.sh": 0o755, "app/sub": fs.ModeDir | 0o750, "app/sub/.env": 0o640,
 	} {
-		info, err := os.Lstat(filepath.Join(dir, releasesDir, name, file))
+		info, err := os.Lstat(filepath.Join(dir, protocol.BundlesDir, name, file))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,19 +66,20 @@ func TestKeep(t *testing.T) {
 			t.Errorf("%s has mode %s, not %s", file, info.Mode(), mode)
 		}
 	}
-	if target, err := os.Readlink(filepath.Join(dir, releasesDir, name, "app/sub/link")); err != nil || target != "../run.sh" {
+	if target, err := os.Readlink(filepath.Join(dir, protocol.BundlesDir, name, "app/sub/link")); err != nil || target != "../run.sh" {
 		t.Errorf("link to %q, %v", target, err)
 	}
-	if _, err := os.Lstat(filepath.Join(dir, releasesDir, name, "app/.env")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(dir, protocol.BundlesDir, name, "app/.env")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the bundle's .env was kept: %v", err)
 	}
 	rel.PayloadDir = "" // now from the store
-	if _, fresh, _, err := s.keep(context.Background(), rel); err != nil || fresh {
+	if _, fresh, _, err := s.keep(context.Background(), rel, rowEnv{}); err != nil || fresh {
 		t.Error(fresh, err)
 	}
 }
 
 func TestKeepRefusesWhatIsNoFile(t *testing.T) {
+	t.Parallel()
 	payload := t.TempDir()
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(payload, "compose.yaml"), nil, 0o600),
@@ -87,32 +89,34 @@ func TestKeepRefusesWhatIsNoFile(t *testing.T) {
 	}
 	dir := t.TempDir()
 	s := open(t, dir)
-	_, _, _, err := s.keep(context.Background(), deployment.Release{Version: "1", SHA256: "ab", PayloadDir: payload})
+	_, _, _, err := s.keep(context.Background(), protocol.Release{Version: "1", SHA256: "ab", PayloadDir: payload}, rowEnv{})
 	if err == nil || !strings.Contains(err.Error(), "pipe is neither") {
 		t.Error(err)
 	}
-	if entries, _ := os.ReadDir(filepath.Join(dir, releasesDir)); len(entries) != 0 {
+	if entries, _ := os.ReadDir(filepath.Join(dir, protocol.BundlesDir)); len(entries) != 0 {
 		t.Errorf("left behind: %v", entries)
 	}
 }
 
 func TestOpenClearsLeftovers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
-	for _, d := range []string{"releases/.tmp-1.0-x/sub", "releases/1.0-abc"} {
+	open(t, dir).close()
+	for _, d := range []string{"bundles/.tmp-1.0-x/sub", "bundles/1.0-abc"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := errors.Join(
 		os.Symlink("releases/x", filepath.Join(dir, ".tmp-current-x")),
-		os.WriteFile(filepath.Join(dir, "releases/.kept-1.0-abc"), nil, 0o600),
-		os.WriteFile(filepath.Join(dir, "releases/.kept-0.9-abc"), nil, 0o600),
+		os.WriteFile(filepath.Join(dir, "bundles/.kept-1.0-abc"), nil, 0o600),
+		os.WriteFile(filepath.Join(dir, "bundles/.kept-0.9-abc"), nil, 0o600),
 	); err != nil {
 		t.Fatal(err)
 	}
 	open(t, dir)
 	var left []string
-	for _, d := range []string{"", "releases"} {
+	for _, d := range []string{"", "bundles"} {
 		entries, err := os.ReadDir(filepath.Join(dir, d))
 		if err != nil {
 			t.Fatal(err)
@@ -121,7 +125,7 @@ func TestOpenClearsLeftovers(t *testing.T) {
 			left = append(left, e.Name())
 		}
 	}
-	if got := strings.Join(left, " "); got != ".lock releases .kept-1.0-abc 1.0-abc" {
+	if got := strings.Join(left, " "); got != ".lock .wrktalk-agent bundles .kept-1.0-abc 1.0-abc" {
 		t.Errorf("left: %s", got)
 	}
 }
@@ -129,6 +133,7 @@ func TestOpenClearsLeftovers(t *testing.T) {
 // TestOpenRefuses: whoever could have prepared the directory could make the
 // engine mount anything.
 func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files away")
 	}
@@ -149,8 +154,11 @@ func TestOpenRefuses(t *testing.T) {
 		}, "chmod go-w"},
 		{"foreign releases in a sticky directory", func(dir string) error {
 			return errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o777|fs.ModeSticky),
-				os.Mkdir(dir+"/releases", 0o755), os.Chown(dir+"/releases", stranger, stranger))
+				os.WriteFile(dir+"/.lock", nil, 0o600), os.Mkdir(dir+"/releases", 0o755), os.Chown(dir+"/releases", stranger, stranger))
 		}, "belongs to uid 12345"},
+		{"somebody's files", func(dir string) error {
+			return errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/docker-compose.yaml", nil, 0o644))
+		}, "is in use by something else: it holds \"docker-compose.yaml\""},
 		{"file", func(dir string) error { return os.WriteFile(dir, nil, 0o600) }, "not a directory"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -170,6 +178,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestLock(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	first := open(t, dir)
 	late := errors.New("too late")
@@ -196,17 +205,18 @@ func TestLock(t *testing.T) {
 }
 
 func TestLastKept(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := open(t, dir)
 	now := time.Now()
 	for i, name := range []string{"b", "c", "a"} {
-		if err := errors.Join(s.releases.Mkdir(name, 0o755), s.stamp(name, nil),
-			s.releases.Chtimes(keptPrefix+name, now, now.Add(time.Duration(-i)*time.Hour))); err != nil {
+		if err := errors.Join(s.bundles.Mkdir(name, 0o755), s.stamp(name, nil),
+			s.bundles.Chtimes(keptPrefix+name, now, now.Add(time.Duration(-i)*time.Hour))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	list, err := s.list()
-	if err != nil || len(list) != 3 || list[0].name != "b" || list[1].name != "c" || list[2].name != "a" {
-		t.Error(list, err)
+	list := s.listIn(protocol.BundlesDir)
+	if len(list) != 3 || list[0].name != "b" || list[1].name != "c" || list[2].name != "a" {
+		t.Error(list)
 	}
 }

@@ -4,18 +4,19 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
-	"github.com/containerd/errdefs"
 	"github.com/docker/compose/v2/pkg/api"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
 
-	"github.com/wrktalk/wrktalk-agent/internal/mask"
+	"github.com/wrktalk/wrktalk-agent/internal/retry"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
 )
 
 const (
@@ -27,59 +28,66 @@ const (
 )
 
 // failure is a service that will not come up.
-type failure struct{ verdict }
+type failure struct{ containerStatus }
 
 func (f *failure) Error() string { return fmt.Sprintf("service %q %s", f.service, f.reason) }
 
-// watch waits until every service of p is up, or one has failed.
+// watch waits until every service of project is up, or one has failed.
 type watch struct {
-	engine *engine
-	p      *types.Project
-	settle time.Duration
-	before map[string]past // the containers that were there before, by id
-	now    func() time.Time
-	masker *mask.Masker
-	away   func(error) // told when the engine has to be waited for
+	engine        *engine
+	project       *types.Project
+	stableFor     time.Duration
+	before        map[string]past   // the containers that were there before, by id
+	exits         map[string]int    // exit codes of the last runs that were seen to end, by id of the container
+	last          []containerStatus // what the last look saw
+	now           func() time.Time
+	report        *deploy.Report
+	onUnavailable func(error) // told when the engine has to be waited for
 }
 
 // past is how a container was before anything was done.
 type past struct {
-	service  string
-	restarts int
-	started  string // when, as the engine says it
-	sick     bool   // it was unhealthy
-	mine     bool   // the task itself had made it, in an attempt that died
+	service   string
+	started   string // when, as the engine says it
+	unhealthy bool   // it was unhealthy
+	sameTask  bool   // the task itself had made it, in an attempt that died
 }
 
 // newWatch notes how the project's containers are before anything is done to
 // them.
-func (r *run) newWatch(ctx context.Context, p *types.Project) (*watch, error) {
-	w := &watch{engine: r.engine, p: p, settle: r.job.Compose.Settle, before: map[string]past{}, now: time.Now, masker: r.masker, away: r.away(task.PhaseWaiting)}
-	list, err := w.engine.list(ctx, p.Name)
+func (b *backend) newWatch(ctx context.Context, p *types.Project) (*watch, error) {
+	w := &watch{
+		engine: b.engine, project: p, stableFor: b.job.Compose.StableFor, before: map[string]past{}, exits: map[string]int{},
+		now: time.Now, report: b.report, onUnavailable: b.onUnavailable(task.PhaseWaiting),
+	}
+	list, err := w.engine.inspect(ctx, p.Name)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range list {
-		info, err := w.engine.api.ContainerInspect(ctx, c.ID)
-		if errdefs.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("inspect container %s: %w", c.ID[:12], err)
-		}
-		old := past{service: c.Labels[api.ServiceLabel], restarts: info.RestartCount, mine: c.Labels[LabelTask] == string(r.job.TaskID)}
-		if info.State != nil {
-			old.started = info.State.StartedAt
-			old.sick = info.State.Health != nil && info.State.Health.Status == container.Unhealthy
+		old := past{service: c.Labels[api.ServiceLabel], sameTask: b.sameTask(c.Summary)}
+		if s := c.info.State; s != nil {
+			old.started = s.StartedAt
+			old.unhealthy = s.Health != nil && s.Health.Status == container.Unhealthy
 		}
 		w.before[c.ID] = old
 	}
+	b.watch = w
 	return w, nil
 }
 
+// beside returns a watch that may look while w waits: of what w changes it has its
+// own.
+func (w *watch) beside() *watch {
+	return &watch{
+		engine: w.engine, project: w.project, stableFor: w.stableFor, before: w.before, exits: map[string]int{},
+		now: w.now, report: w.report, onUnavailable: w.onUnavailable,
+	}
+}
+
 // wait returns nil when all services are up, a *failure when one will not be,
-// or the cause of ctx's end. Until started is closed only new containers are
-// judged, and only for failure: the others are still being replaced. An engine
+// or the cause of ctx's end. Until started is closed only new containers
+// count, and only their failure: the others are still being replaced. An engine
 // that goes away meanwhile is waited for.
 func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 	ctx, cancel := context.WithCancel(ctx) // ends the subscription
@@ -88,9 +96,9 @@ func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 	messages, broken := w.subscribe(ctx)
 	begun := false
 	for {
-		var verdicts []verdict
-		err := w.engine.persist(ctx, w.away, func() (err error) {
-			verdicts, err = w.look(ctx)
+		var containers []containerStatus
+		err := w.engine.retryUnavailable(ctx, w.onUnavailable, func() (err error) {
+			containers, err = w.look(ctx)
 			return err
 		})
 		if err != nil {
@@ -99,32 +107,34 @@ func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 			}
 			return err
 		}
-		ready, wake := begun, safetyTick
-		for _, v := range verdicts {
-			_, old := w.before[v.id]
+		w.last = containers
+		ready, next := begun, safetyTick
+		for _, c := range containers {
+			_, old := w.before[c.id]
 			switch {
-			case v.standing == failed && (begun || !old):
-				return &failure{v}
-			case v.standing == pending:
+			case c.state == stateFailed && (begun || !old):
+				return &failure{c}
+			case c.state == statePending:
 				ready = false
-				if v.retry > 0 {
-					wake = min(wake, v.retry)
+				if c.retry > 0 {
+					next = min(next, c.retry)
 				}
 			}
 		}
 		if ready {
 			return nil
 		}
-		timer := time.NewTimer(wake)
+		timer := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
 		case <-started:
 			begun, started = true, nil
-		case <-messages:
-			drain(messages)
+		case m := <-messages:
+			w.note(m)
+			w.drain(messages)
 		case <-broken:
-			rest(ctx, resubscribe)
-			err := w.engine.await(ctx, w.away)
+			retry.Sleep(ctx, resubscribe)
+			err := w.engine.waitReady(ctx, w.onUnavailable)
 			if err != nil && ctx.Err() == nil {
 				return err
 			}
@@ -138,11 +148,20 @@ func (w *watch) wait(ctx context.Context, started <-chan struct{}) error {
 	}
 }
 
+// note keeps what a container's last run ended with: while it runs again, the engine
+// does not tell.
+func (w *watch) note(m events.Message) {
+	if code, err := strconv.Atoi(m.Actor.Attributes["exitCode"]); err == nil && m.Action == events.ActionDie {
+		w.exits[m.Actor.ID] = code
+	}
+}
+
 // drain takes what has come meanwhile: one look serves many events.
-func drain(messages <-chan events.Message) {
+func (w *watch) drain(messages <-chan events.Message) {
 	for {
 		select {
-		case <-messages:
+		case m := <-messages:
+			w.note(m)
 		default:
 			return
 		}
@@ -152,7 +171,7 @@ func drain(messages <-chan events.Message) {
 func (w *watch) subscribe(ctx context.Context) (<-chan events.Message, <-chan error) {
 	args := filters.NewArgs(
 		filters.Arg("type", string(events.ContainerEventType)),
-		filters.Arg("label", api.ProjectLabel+"="+w.p.Name),
+		filters.Arg("label", api.ProjectLabel+"="+w.project.Name),
 	)
 	// Not exec_*: every health check is one.
 	for _, a := range []events.Action{
@@ -164,48 +183,46 @@ func (w *watch) subscribe(ctx context.Context) (<-chan events.Message, <-chan er
 	return w.engine.api.Events(ctx, events.ListOptions{Filters: args})
 }
 
-// look returns a verdict for every container of the project's services, and a
+// look returns a status for every container of the project's services, and a
 // pending one for each that is missing.
-func (w *watch) look(ctx context.Context) ([]verdict, error) {
-	list, err := w.engine.list(ctx, w.p.Name)
+func (w *watch) look(ctx context.Context) ([]containerStatus, error) {
+	list, err := w.engine.inspect(ctx, w.project.Name)
 	if err != nil {
 		return nil, err
 	}
 	found := map[string]int{}
-	var verdicts []verdict
+	var containers []containerStatus
 	for _, c := range list {
 		service := c.Labels[api.ServiceLabel]
-		if _, ok := w.p.Services[service]; !ok {
+		if _, ok := w.project.Services[service]; !ok {
 			continue // an orphan, about to be removed
 		}
-		info, err := w.engine.api.ContainerInspect(ctx, c.ID)
-		if errdefs.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("inspect container %s: %w", c.ID[:12], err)
-		}
+		info := c.info
 		found[service]++
 		w.mask(info.State)
 		old, before := w.before[c.ID]
-		v := judge(info, old.restarts, w.settle, w.now())
-		if v.standing == failed && before && !old.mine &&
+		lastExit, seen := w.exits[c.ID]
+		if !seen {
+			lastExit = unknownExit
+		}
+		status := assess(info, lastExit, w.stableFor, w.now())
+		if status.state == stateFailed && before && !old.sameTask &&
 			info.State.Status == container.StateRunning && info.State.StartedAt == old.started {
 			// Unhealthy, and nothing was done to it: this is not the work of the
 			// release, which may be what it waits for.
-			v.standing = pending
+			status.state = statePending
 		}
-		v.service, v.name = service, strings.TrimPrefix(info.Name, "/")
-		verdicts = append(verdicts, v)
+		status.service, status.name = service, strings.TrimPrefix(info.Name, "/")
+		containers = append(containers, status)
 	}
-	for _, name := range w.p.ServiceNames() {
-		s := w.p.Services[name]
+	for _, name := range w.project.ServiceNames() {
+		s := w.project.Services[name]
 		for range s.GetScale() - found[name] {
-			verdicts = append(verdicts, verdict{service: name, reason: "has no container"})
+			containers = append(containers, containerStatus{service: name, reason: "has no container"})
 		}
 	}
-	slices.SortStableFunc(verdicts, func(a, b verdict) int { return strings.Compare(a.service, b.service) })
-	return verdicts, nil
+	slices.SortStableFunc(containers, func(a, b containerStatus) int { return strings.Compare(a.service, b.service) })
+	return containers, nil
 }
 
 // mask takes secrets out of what the engine quotes, before anybody shortens it.
@@ -213,22 +230,22 @@ func (w *watch) mask(s *container.State) {
 	if s == nil {
 		return
 	}
-	s.Error = w.masker.String(s.Error)
+	s.Error = w.report.Masker().String(s.Error)
 	if s.Health != nil {
 		for _, check := range s.Health.Log {
 			if check != nil {
-				check.Output = w.masker.String(check.Output)
+				check.Output = w.report.Masker().String(check.Output)
 			}
 		}
 	}
 }
 
-// laggards says in one line which services are not up, for a timeout.
-func laggards(verdicts []verdict) string {
+// notReady says in one line which services are not up, for a timeout.
+func notReady(containers []containerStatus) string {
 	var texts []string
-	for _, v := range verdicts {
-		if v.standing == pending || v.standing == failed {
-			text := fmt.Sprintf("service %q %s", v.service, v.reason)
+	for _, c := range containers {
+		if c.state == statePending || c.state == stateFailed {
+			text := fmt.Sprintf("service %q %s", c.service, c.reason)
 			if !slices.Contains(texts, text) {
 				texts = append(texts, text)
 			}

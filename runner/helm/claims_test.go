@@ -9,14 +9,14 @@ import (
 	"helm.sh/helm/v3/pkg/release"
 
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // Helm copies labels into the next revision, whoever makes it. What a person does
 // to a release of the agent is the person's all the same.
 func TestInheritedLabelsProveNothing(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
 	bad := b.release("1.5.0", files("1.5.0", nil), failing(testenv.FailUnready))
@@ -25,14 +25,14 @@ func TestInheritedLabelsProveNothing(t *testing.T) {
 	b.refusedWith(b.run(b.job(two, one)), "is pending-upgrade since", "begun by somebody else")
 }
 
-// A claim that was taken over left its revision half-way. Cancelled, or with its
+// A claim that was taken over left its revision half applied. Cancelled, or with its
 // process dead before it had recorded anything, the next claim undoes that.
 func TestRecoverUndoesWhatAnEarlierClaimLeft(t *testing.T) {
 	t.Parallel()
 	for _, status := range []release.Status{release.StatusPendingUpgrade, release.StatusFailed} {
 		t.Run(string(status), func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newFixture(t)
 			one := b.release("1.0.0", files("1.0.0", nil), "")
 			b.up(one, nil)
 			two := b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailUnready))
@@ -40,13 +40,13 @@ func TestRecoverUndoesWhatAnEarlierClaimLeft(t *testing.T) {
 			b.killCLI("2", "pending-upgrade", "upgrade", releaseName, two.PayloadDir, "-f", two.ValuesFile)
 			b.change(func(rel *release.Release) {
 				byTheAgent(rel)
-				rel.Labels[LabelTask] = labelValue(string(job.TaskID))
+				rel.Labels[labelTask] = labelValue(string(job.TaskID))
 				rel.Info.Status = status
 			})
-			job.Action = deployment.ActionRecover
+			job.Action = protocol.ActionRecover
 			res := b.run(job)
 			failsWith(t, res, "died while it brought up release 2.0.0")
-			if !res.Restored || res.Serving != "1.0.0" || !res.Touched {
+			if !res.Restored || res.Serving != "1.0.0" || !res.Changed {
 				t.Errorf("%+v", res)
 			}
 			b.serves("1.0.0")
@@ -60,7 +60,7 @@ func TestRecoverUndoesWhatAnEarlierClaimLeft(t *testing.T) {
 // Our own removal of a first installation, cut short, does not block the release.
 func TestOwnUninstallationIsFinished(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.helm("install", releaseName, one.PayloadDir, "--wait")
 	b.change(func(rel *release.Release) {
@@ -77,7 +77,7 @@ func TestOwnUninstallationIsFinished(t *testing.T) {
 // next installation fails.
 func TestWhatWasUninstalledStaysSo(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
 	b.helm("uninstall", releaseName, "--keep-history", "--wait")
@@ -92,10 +92,10 @@ func TestWhatWasUninstalledStaysSo(t *testing.T) {
 	}
 }
 
-// Tests are for `helm test`, which nobody runs here: they need no rights.
-func TestTestHooksNeedNoRights(t *testing.T) {
+// Tests are for `helm test`, which nobody runs here: they need no permissions.
+func TestTestHooksNeedNoPermissions(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	path, err := b.k.ServiceAccountKubeconfig(b.ns, "agent")
 	if err != nil {
 		t.Fatal(err)
@@ -111,18 +111,10 @@ func TestTestHooksNeedNoRights(t *testing.T) {
 // come.
 func TestHookOfAKindThatATemplateBrings(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	group := b.ns + ".example.test"
 	more := map[string]string{
-		"templates/crd.yaml": `apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: things.` + group + `}
-spec:
-  group: ` + group + `
-  scope: Namespaced
-  names: {kind: Thing, plural: things, singular: thing}
-  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]
-`,
+		"templates/crd.yaml":   customKind(group),
 		"templates/thing.yaml": "apiVersion: " + group + "/v1\nkind: Thing\nmetadata: {name: one, annotations: {helm.sh/hook: post-install}}\n",
 	}
 	b.up(b.release("1.0.0", files("1.0.0", more), ""), nil)
@@ -134,7 +126,7 @@ spec:
 // refused: what is there may be somebody else's.
 func TestAHooksNamesakeStays(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	if err := b.k.Apply(b.ns, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"mine"},"data":{"precious":"yes"}}`); err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +141,7 @@ func TestAHooksNamesakeStays(t *testing.T) {
 // A hook that waits for its predecessor to go says what that waits for.
 func TestHookWhoseDeletionHangs(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
 	if err := b.k.Apply(b.ns, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"before","finalizers":["example.test/never"]}}`); err != nil {
@@ -164,12 +156,12 @@ func TestHookWhoseDeletionHangs(t *testing.T) {
 }
 
 // An error that comes long before the time is up is not that.
-func TestATimeoutOfARequestIsNotOurs(t *testing.T) {
+func TestATimeoutOfARequestIsNotTheSteps(t *testing.T) {
 	webhook := errors.New(`failed calling webhook "validate.example.test": context deadline exceeded`)
-	if isWait(webhook, time.Now().Add(time.Hour)) {
-		t.Error("a webhook's timeout counts as ours")
+	if isTimeout(webhook, time.Now().Add(time.Hour)) {
+		t.Error("a webhook's timeout counts as the step's")
 	}
-	if !isWait(webhook, time.Now()) {
+	if !isTimeout(webhook, time.Now()) {
 		t.Error("at the end of the time it does not")
 	}
 }

@@ -1,10 +1,8 @@
 package helm
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
 )
 
 // progressTick is how often the objects a release waits for are looked at.
@@ -24,10 +23,18 @@ const progressTick = 2 * time.Second
 type client struct {
 	*kube.Client
 	cluster *cluster
+	report  *deploy.Report
 	until   time.Time
-	touch   func() // the cluster is about to be changed
-	say     func(task.Phase, string)
-	failed  func(*cause) // why a hook failed, before its policy deletes it
+
+	owner string // namespace and name of the release
+	// afterFailure tells that the release before this one failed, or one since.
+	afterFailure bool
+	leftovers    kube.ResourceList // what Update undoes besides
+	told         []string          // by tellOnce
+
+	markChanged func()                 // the cluster is about to be changed
+	notUndone   func(error)            // something of an earlier revision stays, and why
+	hookFailed  func(deploy.Diagnosis) // before the hook's policy deletes it
 }
 
 func (c *cluster) helmClient() *kube.Client {
@@ -37,69 +44,41 @@ func (c *cluster) helmClient() *kube.Client {
 	return k
 }
 
-// left returns timeout, or what the deadline leaves of it.
-func (k *client) left(timeout time.Duration) time.Duration {
+// remaining returns timeout, or what the deadline leaves of it.
+func (k *client) remaining(timeout time.Duration) time.Duration {
 	return max(time.Millisecond, min(timeout, time.Until(k.until)))
 }
 
-// Build asks the API anew about a kind that it did not have: a template may have
-// brought it meanwhile.
-func (k *client) Build(from io.Reader, validate bool) (kube.ResourceList, error) {
-	doc, err := io.ReadAll(from)
-	if err != nil {
-		return nil, err
-	}
-	list, err := k.Client.Build(bytes.NewReader(doc), validate)
-	if unknownKind(err) {
-		k.cluster.getter.discovery.Invalidate()
-		return k.Client.Build(bytes.NewReader(doc), validate)
-	}
-	return list, err
-}
-
 func (k *client) Create(list kube.ResourceList) (*kube.Result, error) {
-	k.touch()
+	k.markChanged()
 	return k.Client.Create(list)
 }
 
-func (k *client) Update(original, target kube.ResourceList, force bool) (*kube.Result, error) {
-	k.touch()
-	return k.Client.Update(original, target, force)
-}
-
 func (k *client) Delete(list kube.ResourceList) (*kube.Result, []error) {
-	k.touch()
+	k.markChanged()
 	return k.Client.Delete(list)
 }
 
 func (k *client) DeleteWithPropagationPolicy(list kube.ResourceList, policy v1.DeletionPropagation) (*kube.Result, []error) {
-	k.touch()
+	k.markChanged()
 	return k.Client.DeleteWithPropagationPolicy(list, policy)
 }
 
 func (k *client) Wait(list kube.ResourceList, timeout time.Duration) error {
-	stop := k.watch(list)
-	defer stop()
-	return k.Client.Wait(list, k.left(timeout))
+	defer k.watch(list)()
+	return k.Client.Wait(list, k.remaining(timeout))
 }
 
 func (k *client) WaitWithJobs(list kube.ResourceList, timeout time.Duration) error {
-	stop := k.watch(list)
-	defer stop()
-	return k.Client.WaitWithJobs(list, k.left(timeout))
+	defer k.watch(list)()
+	return k.Client.WaitWithJobs(list, k.remaining(timeout))
 }
 
 func (k *client) WaitForDelete(list kube.ResourceList, timeout time.Duration) error {
-	var names []string
-	for _, info := range list {
-		if info.Get() == nil {
-			names = append(names, describe(info))
-		}
+	if names := existing(list); len(names) > 0 {
+		k.report.Event(task.PhaseApplying, "%s", k.cluster.quote("waiting until "+strings.Join(names, ", ")+" is gone"))
 	}
-	if len(names) > 0 {
-		k.say(task.PhaseApplying, task.SafeText("waiting until "+strings.Join(names, ", ")+" is gone", maxQuote))
-	}
-	err := k.Client.WaitForDelete(list, k.left(timeout))
+	err := k.Client.WaitForDelete(list, k.remaining(timeout))
 	if err == nil {
 		return nil
 	}
@@ -111,7 +90,7 @@ func (k *client) WaitForDelete(list kube.ResourceList, timeout time.Duration) er
 		if o, err := meta.Accessor(info.Object); err == nil && len(o.GetFinalizers()) > 0 {
 			why += ": it waits for " + strings.Join(o.GetFinalizers(), ", ")
 		}
-		k.failed(&cause{Sentence: why})
+		k.hookFailed(deploy.Diagnosis{Cause: why})
 		break
 	}
 	return err
@@ -126,27 +105,27 @@ func (k *client) WatchUntilReady(list kube.ResourceList, timeout time.Duration) 
 		}
 	}
 	if len(names) > 0 {
-		k.say(task.PhaseApplying, "running hook "+strings.Join(names, ", "))
+		k.report.Event(task.PhaseApplying, "running hook %s", strings.Join(names, ", "))
 	}
-	err := k.Client.WatchUntilReady(list, k.left(timeout))
+	err := k.Client.WatchUntilReady(list, k.remaining(timeout))
 	if err == nil {
 		return nil
 	}
 	for _, info := range list {
-		o := object{info.Mapping.GroupVersionKind.Kind, info.Namespace, info.Name}
-		if o.kind != "Job" && o.kind != "Pod" {
+		o := object{info.Mapping.GroupVersionKind, info.Namespace, info.Name}
+		if o.kind.Kind != "Job" && o.kind.Kind != "Pod" {
 			continue
 		}
 		what := fmt.Sprintf("hook %s failed", o)
 		if time.Now().After(k.until.Add(-time.Second)) {
 			what = fmt.Sprintf("hook %s was not done in time", o)
 		}
-		found := k.cluster.explainPods(context.Background(), o)
-		if found == nil {
-			found = &cause{Sentence: oneLine(err.Error())}
+		d := k.cluster.diagnoseHook(context.Background(), o)
+		if d == nil {
+			d = &deploy.Diagnosis{Cause: deploy.OneLine(err.Error())}
 		}
-		found.Sentence = what + ": " + found.Sentence
-		k.failed(found)
+		d.Cause = what + ": " + d.Cause
+		k.hookFailed(*d)
 		break
 	}
 	return err
@@ -155,15 +134,11 @@ func (k *client) WatchUntilReady(list kube.ResourceList, timeout time.Duration) 
 // watch reports what of list is not ready, whenever that changes, until the
 // returned function is called, which waits for its end.
 func (k *client) watch(list kube.ResourceList) (stop func()) {
-	objects := objectsIn(list)
-	if len(objects) == 0 {
+	objects, waits := watchedOf(list)
+	if waits == 0 {
 		return func() {}
 	}
-	noun := "objects are"
-	if len(objects) == 1 {
-		noun = "object is"
-	}
-	k.say(task.PhaseWaiting, fmt.Sprintf("waiting until %d %s ready", len(objects), noun))
+	k.report.Event(task.PhaseWaiting, "waiting until %s ready", deploy.CountAre(waits, "object"))
 	ended, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -172,10 +147,11 @@ func (k *client) watch(list kube.ResourceList) (stop func()) {
 		for before := ""; ; {
 			// Not cut off by the end of the wait: client-go would log an error.
 			ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
-			now := k.cluster.laggards(ctx, objects)
+			k.unblock(ctx, objects)
+			now := k.cluster.notReady(ctx, objects)
 			cancel()
 			if now != "" && now != before {
-				k.say(task.PhaseWaiting, task.SafeText(now, maxQuote))
+				k.report.Event(task.PhaseWaiting, "%s", k.cluster.quote(now))
 				before = now
 			}
 			select {

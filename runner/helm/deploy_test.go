@@ -11,7 +11,7 @@ import (
 
 func TestInstallThenUpgrade(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "greeting: hello\npassword: correct-horse-battery\n")
 	res := b.up(one, nil)
 	if res.HelmRevision != 1 {
@@ -74,7 +74,7 @@ func TestInstallThenUpgrade(t *testing.T) {
 // they record.
 func TestSameAsTheCLI(t *testing.T) {
 	t.Parallel()
-	ours, theirs := newBench(t), newBench(t)
+	ours, theirs := newFixture(t), newFixture(t)
 	for i, version := range []string{"1.0.0", "2.0.0"} {
 		rel := ours.release(version, files(version, subcharts()), "greeting: hello\nport: 8080\nbig: 12345678\n")
 		ours.up(rel, nil)
@@ -103,9 +103,11 @@ func subcharts() map[string]string {
 	return map[string]string{
 		"Chart.yaml": "apiVersion: v2\nname: app\nversion: 3.0.0\nkubeVersion: '>=1.20.0-0'\ndependencies:\n" +
 			"- {name: db, version: 0.1.0, condition: db.enabled}\n- {name: spare, version: 0.1.0, condition: spare.enabled}\n",
-		"charts/db/Chart.yaml":            "apiVersion: v2\nname: db\nversion: 0.1.0\n",
-		"charts/db/values.yaml":           "size: 1\n",
-		"charts/db/templates/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: db}\ndata: {size: {{ .Values.size | quote }}}\n",
+		"charts/db/Chart.yaml":  "apiVersion: v2\nname: db\nversion: 0.1.0\n",
+		"charts/db/values.yaml": "size: 1\n",
+		"charts/db/templates/config.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: db}\ndata: {size: {{ .Values.size | quote }}, " +
+			"helm: {{ .Capabilities.HelmVersion.Version | quote }}, kubernetes: {{ .Capabilities.KubeVersion.Version | quote }}, " +
+			"apis: {{ .Capabilities.APIVersions.Has \"apps/v1/Deployment\" | quote }}, old: {{ semverCompare \"<3.22.0\" .Capabilities.HelmVersion.Version | quote }}}\n",
 		"charts/spare/Chart.yaml":         "apiVersion: v2\nname: spare\nversion: 0.1.0\n",
 		"charts/spare/values.yaml":        "enabled: false\n",
 		"charts/spare/templates/bad.yaml": "{{ fail \"must not be rendered\" }}",
@@ -114,7 +116,7 @@ func subcharts() map[string]string {
 
 func TestLabels(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	rel := b.release("1.0.0", files("1.0.0", nil), "")
 	rel.Version = "2026 release (№ 7)"
 	job := b.job(rel, nil)
@@ -131,8 +133,8 @@ func TestLabels(t *testing.T) {
 	}
 	labels := secrets.Items[0].Metadata.Labels
 	for name, want := range map[string]string{
-		LabelTask: labelValue(string(job.TaskID)), LabelToken: labelValue(string(job.Token)), LabelArtifact: rel.ArtifactID,
-		LabelVersion: labelValue(rel.Version), LabelDigest: rel.SHA256[:63], LabelAction: actionDeploy,
+		labelTask: labelValue(string(job.TaskID)), labelToken: labelValue(string(job.Token)), labelArtifact: rel.ArtifactID,
+		labelVersion: labelValue(rel.Version), labelDigest: rel.SHA256[:63], labelAction: actionDeploy,
 		"status": "deployed", "name": releaseName, "version": "1",
 	} {
 		if labels[name] != want {
@@ -143,7 +145,7 @@ func TestLabels(t *testing.T) {
 
 func TestHistoryLimit(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	for i := range 4 {
 		version := fmt.Sprintf("1.0.%d", i)
 		job := b.job(b.release(version, files(version, nil), ""), nil)
@@ -160,7 +162,7 @@ func TestHistoryLimit(t *testing.T) {
 // TestNamespaceIsCreated deploys into a namespace that does not exist.
 func TestNamespaceIsCreated(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	b.ns += "-new"
 	b.up(b.release("1.0.0", files("1.0.0", nil), ""), nil)
 	b.serves("1.0.0")
@@ -171,7 +173,7 @@ func TestNamespaceIsCreated(t *testing.T) {
 
 func TestLayouts(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	for version, dir := range map[string]string{"1.0.0": "chart/", "2.0.0": "wrktalk-1.0/"} {
 		moved := map[string]string{"README.md": "not a chart"}
 		for name, text := range files(version, nil) {
@@ -185,19 +187,10 @@ func TestLayouts(t *testing.T) {
 // TestCRDs installs a chart that brings a kind and an object of it.
 func TestCRDs(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	group := strings.ReplaceAll(b.ns, "-", "") + ".test"
 	more := map[string]string{
-		"crds/thing.yaml": fmt.Sprintf(`apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: things.%[1]s}
-spec:
-  group: %[1]s
-  scope: Namespaced
-  names: {kind: Thing, plural: things, singular: thing}
-  versions:
-  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
-`, group),
+		"crds/thing.yaml":      customKind(group),
 		"templates/thing.yaml": fmt.Sprintf("apiVersion: %s/v1\nkind: Thing\nmetadata: {name: one}\n", group),
 	}
 	t.Cleanup(func() {
@@ -211,7 +204,21 @@ spec:
 	b.serves("2.0.0")
 }
 
-// job is a hook.
+// customKind defines kind Thing, whose objects may hold anything.
+func customKind(group string) string {
+	return fmt.Sprintf(`apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.%[1]s}
+spec:
+  group: %[1]s
+  scope: Namespaced
+  names: {kind: Thing, plural: things, singular: thing}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+`, group)
+}
+
+// hook returns a Job that is a hook.
 func hook(name, event, annotations string) string {
 	return fmt.Sprintf(`apiVersion: batch/v1
 kind: Job
@@ -226,7 +233,7 @@ spec:
 
 func TestHooksRun(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	hooks := map[string]string{
 		"templates/before.yaml": hook("before", "pre-install,pre-upgrade", ""),
 		"templates/after.yaml":  hook("after", "post-install", ""),

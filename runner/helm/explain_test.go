@@ -1,109 +1,24 @@
 package helm
 
 import (
-	"crypto/tls"
-	"fmt"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
-// TestLogsAreQuoted has the pod run on a node of its own, whose kubelet is the
-// test: the API fetches logs there.
-func TestLogsAreQuoted(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	kubelet := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case !strings.HasPrefix(r.URL.Path, "/containerLogs/"+b.ns+"/web-") || !strings.HasSuffix(r.URL.Path, "/main"):
-			http.NotFound(w, r)
-		case r.URL.Query().Get("previous") != "true":
-			fmt.Fprint(w, "")
-		default:
-			for i := range 30 {
-				fmt.Fprintf(w, "line %d\n", i)
-			}
-			fmt.Fprint(w, "cannot log in as app with hunter22\r\n\n")
-		}
-	}))
-	kubelet.TLS = &tls.Config{}
-	kubelet.StartTLS()
-	defer kubelet.Close()
-	port := kubelet.Listener.Addr().(*net.TCPAddr).Port
-	node := b.ns
-	_, err := b.k.Do("POST", "/api/v1/nodes", fmt.Sprintf(`{"apiVersion":"v1","kind":"Node","metadata":{"name":%q},"status":{
-		"addresses":[{"type":"InternalIP","address":"127.0.0.1"}],"daemonEndpoints":{"kubeletEndpoint":{"Port":%d}},
-		"conditions":[{"type":"Ready","status":"True","reason":"Test","message":"","lastHeartbeatTime":"2026-01-01T00:00:00Z","lastTransitionTime":"2026-01-01T00:00:00Z"}],
-		"allocatable":{"cpu":"16","memory":"64Gi","pods":"10"},"capacity":{"cpu":"16","memory":"64Gi","pods":"10"}}}`, node, port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if _, err := b.k.Do("DELETE", "/api/v1/nodes/"+node, ""); err != nil {
-			t.Error(err)
-		}
-	}()
-	chart := files("1.0.0", nil)
-	chart["templates/web.yaml"] = strings.Replace(chart["templates/web.yaml"], "    spec:\n", "    spec:\n      nodeName: "+node+"\n", 1)
-	res := b.expire(b.job(b.release("1.0.0", chart, failing(testenv.FailCrash)+"password: hunter22\n"), nil), notReady, crashed)
-	failsWith(t, res, "keeps ending: exit code 1", "(it said last: cannot log in as app with ${")
-	if n := len(res.LogTail); n != tailLines || res.LogTail[0] != "line 11" || !strings.HasPrefix(res.LogTail[n-1], "cannot log in as app with ${") {
-		t.Errorf("%q", res.LogTail)
-	}
-}
-
-func TestJudge(t *testing.T) {
-	waiting := func(reason, message string) corev1.ContainerState {
-		return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
-	}
-	ended := func(code int32, reason string) corev1.ContainerState {
-		return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: reason}}
-	}
-	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
-	pod := func(statuses ...corev1.ContainerStatus) *corev1.Pod {
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Status: corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: statuses}}
-	}
-	unscheduled := pod()
-	unscheduled.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/3 nodes are available"}}
-	evicted := pod()
-	evicted.Status.Phase, evicted.Status.Reason, evicted.Status.Message = corev1.PodFailed, "Evicted", "the node was low on memory"
-	initial := pod(corev1.ContainerStatus{Name: "main", State: waiting("PodInitializing", "")})
-	initial.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "migrate", RestartCount: 2, State: waiting("CrashLoopBackOff", ""), LastTerminationState: ended(3, "Error")}}
-	for name, c := range map[string]struct {
-		pod       *corev1.Pod
-		want      string
-		container string
-		previous  bool
-	}{
-		"nothing yet":  {pod(), "is not ready", "", false},
-		"starting":     {pod(corev1.ContainerStatus{Name: "a", State: waiting("ContainerCreating", "")}), "is not ready", "", false},
-		"unscheduled":  {unscheduled, "cannot be scheduled: 0/3 nodes are available", "", false},
-		"evicted":      {evicted, "failed (Evicted): the node was low on memory", "", false},
-		"image":        {pod(corev1.ContainerStatus{Name: "a", State: waiting("ErrImagePull", "not found")}), `container "a" cannot start (ErrImagePull): not found`, "", false},
-		"config":       {pod(corev1.ContainerStatus{Name: "a", State: waiting("CreateContainerConfigError", `secret "x" not found`)}), `container "a" cannot start (CreateContainerConfigError): secret "x" not found`, "", false},
-		"crash":        {pod(corev1.ContainerStatus{Name: "a", RestartCount: 4, State: waiting("CrashLoopBackOff", ""), LastTerminationState: ended(2, "Error")}), `container "a" keeps ending: exit code 2, restarted 4 times`, "a", true},
-		"memory":       {pod(corev1.ContainerStatus{Name: "a", State: ended(137, "OOMKilled")}), `container "a" ended: exit code 137 (OOMKilled)`, "a", false},
-		"unready":      {pod(corev1.ContainerStatus{Name: "a", State: running}), `container "a" runs but is not ready`, "a", false},
-		"init":         {initial, `container "migrate" keeps ending: exit code 3, restarted 2 times`, "migrate", true},
-		"worst counts": {pod(corev1.ContainerStatus{Name: "a", State: running}, corev1.ContainerStatus{Name: "b", State: ended(1, "Error")}), `container "b" ended: exit code 1`, "b", false},
+func TestWithoutDumps(t *testing.T) {
+	big := `{"labels":{"a":"}"},"spec":` + strings.Repeat(`{"b":[1]},"c":`, 20) + `{}}`
+	for in, want := range map[string]string{
+		`Job.batch "job" is invalid: spec.template: Invalid value: ` + big + `: field is immutable`:      `Job.batch "job" is invalid: spec.template: Invalid value: {…}: field is immutable`,
+		`x: Invalid value: core.PodTemplateSpec` + big + `: no; y: Invalid value: ` + big + `: nor that`: `x: Invalid value: {…}: no; y: Invalid value: {…}: nor that`,
+		`spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated`:               `spec.ports[0].nodePort: Invalid value: 30080: provided port is already allocated`,
+		`metadata.name: Invalid value: "Bad_Name": a lowercase RFC 1123 subdomain`:                       `metadata.name: Invalid value: "Bad_Name": a lowercase RFC 1123 subdomain`,
+		`[a: Invalid value: [` + big + `]: no, b: Invalid value: "x": nor that]`:                         `[a: Invalid value: {…}: no, b: Invalid value: "x": nor that]`,
+		`a: Invalid value: {"short":1}: no`:                                                              `a: Invalid value: {"short":1}: no`,
+		`a: Invalid value: {"never closed`:                                                               `a: Invalid value: {"never closed`,
+		`nothing of the kind`:                                                                            `nothing of the kind`,
 	} {
-		t.Run(name, func(t *testing.T) {
-			got := judge(c.pod)
-			if got == nil || got.sentence != c.want || got.container != c.container || got.previous != c.previous || got.pod != "p" {
-				t.Errorf("%+v", got)
-			}
-		})
-	}
-	ready := pod(corev1.ContainerStatus{Name: "a", State: ended(1, "")})
-	ready.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-	if got := judge(ready); got != nil {
-		t.Errorf("a ready pod: %+v", got)
+		if got := withoutDumps(in); got != want {
+			t.Errorf("%s\nbecomes %s", in, got)
+		}
 	}
 }

@@ -21,13 +21,13 @@ func TestFailingPodsAreNamed(t *testing.T) {
 	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newFixture(t)
 			one := b.release("1.0.0", files("1.0.0", nil), "")
 			b.up(one, nil)
 			two := b.release("2.0.0", files("2.0.0", nil), failing(how))
 			res := b.expire(b.job(two, one), notReady, c.pods)
 			failsWith(t, res, "release 2.0.0 "+notUp, `deployment "web" is 0/1 ready: pod "web-`, c.want)
-			if !res.Restored || !res.Touched || res.Serving != "1.0.0" || res.HelmRevision != 3 ||
+			if !res.Restored || !res.Changed || res.Serving != "1.0.0" || res.HelmRevision != 3 ||
 				!strings.Contains(res.Message, "release 1.0.0 was restored and serves as revision 3") {
 				t.Errorf("%+v", res)
 			}
@@ -43,7 +43,7 @@ func TestFailingPodsAreNamed(t *testing.T) {
 }
 
 // quota limits the pods of the namespace, and waits until that is in force.
-func (b *bench) quota(name string, pods int) {
+func (b *fixture) quota(name string, pods int) {
 	b.t.Helper()
 	if err := b.k.Apply(b.ns, fmt.Sprintf(`{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":%q},"spec":{"hard":{"pods":"%d"}}}`, name, pods)); err != nil {
 		b.t.Fatal(err)
@@ -58,7 +58,7 @@ func (b *bench) quota(name string, pods int) {
 // TestEventsAreQuoted lets the API refuse the pods: only an event says so.
 func TestEventsAreQuoted(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
 	b.quota("few", 1)
@@ -73,11 +73,11 @@ func TestEventsAreQuoted(t *testing.T) {
 
 func TestFirstInstallLeavesNothing(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	more := map[string]string{"templates/before.yaml": hook("before", "pre-install", "")}
 	res := b.expire(b.job(b.release("1.0.0", files("1.0.0", more), failing(testenv.FailCrash)), nil), notReady, crashed)
 	failsWith(t, res, "keeps ending")
-	if res.Restored || !res.Touched || res.Serving != "" || !strings.Contains(res.Message, "it was removed; nothing served before") {
+	if res.Restored || !res.Changed || res.Serving != "" || !strings.Contains(res.Message, "it was removed; nothing served before") {
 		t.Errorf("%+v", res)
 	}
 	b.nothing()
@@ -92,7 +92,7 @@ func TestFirstInstallLeavesNothing(t *testing.T) {
 // go of volumes does not run here.
 func TestRemovalTakesLong(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	more := map[string]string{
 		"templates/volume.yaml": "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
 	}
@@ -100,7 +100,7 @@ func TestRemovalTakesLong(t *testing.T) {
 	job.RestoreTimeout = enough()
 	res := b.expire(job, "persistentvolumeclaim/data not bound", "")
 	failsWith(t, res, `persistentvolumeclaim "data" is not bound to a volume`, `persistentvolumeclaim "data" not gone yet`)
-	if !res.Touched || !strings.Contains(res.Message, "look at the cluster") {
+	if !res.Changed || !strings.Contains(res.Message, "look at the cluster") {
 		t.Errorf("%+v", res)
 	}
 	b.kubectl("patch", "persistentvolumeclaim", "data", "--patch", `{"metadata":{"finalizers":null}}`)
@@ -116,7 +116,7 @@ func TestFailingHooks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newFixture(t)
 			one := b.release("1.0.0", files("1.0.0", nil), "")
 			b.up(one, nil)
 			text := hook("bad", c.event, fail)
@@ -133,14 +133,14 @@ func TestFailingHooks(t *testing.T) {
 	}
 	t.Run("first install", func(t *testing.T) {
 		t.Parallel()
-		b := newBench(t)
+		b := newFixture(t)
 		res := b.run(b.job(b.release("1.0.0", files("1.0.0", map[string]string{"templates/bad.yaml": hook("bad", "post-install", fail)}), ""), nil))
 		failsWith(t, res, "hook job/bad failed")
 		b.nothing()
 	})
 	t.Run("too slow", func(t *testing.T) {
 		t.Parallel()
-		b := newBench(t)
+		b := newFixture(t)
 		one := b.release("1.0.0", files("1.0.0", nil), "")
 		b.up(one, nil)
 		slow := hook("slow", "pre-upgrade", testenv.RunForAnnotation+": 1h")
@@ -148,14 +148,20 @@ func TestFailingHooks(t *testing.T) {
 		// Once the child notices by itself, once it is killed.
 		job := b.job(rel, one)
 		job.Timeout = enough()
-		failsWith(t, b.run(job), "was not up after "+enough().String()+": hook job/slow was not done in time")
+		failsWith(t, b.run(job), "was not up after "+enough().String()+": hook job/slow was not done in time", `container "main" still runs`)
 		b.serves("1.0.0")
-		failsWith(t, b.expire(b.job(rel, one), "running hook job/slow", ""), notUp+": hook job/slow was not done in time")
+		b.onEvent = func(e task.Event) {
+			if strings.Contains(e.Text, "running hook job/slow") {
+				b.kubectl("wait", "--for", "create", "pods", "--selector", "job-name=slow", "--timeout", limit.String())
+				b.kubectl("wait", "--for", started, "pods", "--selector", "job-name=slow", "--timeout", limit.String())
+			}
+		}
+		failsWith(t, b.expire(b.job(rel, one), "running hook job/slow", ""), notUp+": hook job/slow was not done in time", `pod "slow-`, `container "main" still runs`)
 		b.serves("1.0.0")
 	})
 	t.Run("rollback hook", func(t *testing.T) {
 		t.Parallel()
-		b := newBench(t)
+		b := newFixture(t)
 		one := b.release("1.0.0", files("1.0.0", map[string]string{"templates/bad.yaml": hook("bad", "pre-rollback", fail)}), "")
 		b.up(one, nil)
 		res := b.expire(b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailCrash)), one), notReady, crashed)
@@ -172,14 +178,17 @@ func TestFailingHooks(t *testing.T) {
 	})
 }
 
-// TestRefusedByTheAPI lets the API reject an object in the middle of applying.
+// TestRefusedByTheAPI lets the API reject an object in the middle of applying: the
+// preflight cannot tell what a hook is going to change.
 func TestRefusedByTheAPI(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
 	two := b.release("2.0.0", files("2.0.0", map[string]string{
-		"templates/web.yaml": strings.ReplaceAll(files("2.0.0", nil)["templates/web.yaml"], "app: web", "app: other"),
+		"templates/web.yaml":     strings.ReplaceAll(files("2.0.0", nil)["templates/web.yaml"], "app: web", "app: other"),
+		"templates/before.yaml":  operatorHook("before", ""),
+		"templates/account.yaml": "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: before, annotations: {helm.sh/hook: pre-upgrade, helm.sh/hook-weight: '-1'}}\n",
 	}), "password: hunter22\n")
 	res := b.run(b.job(two, one))
 	failsWith(t, res, "release 2.0.0 did not come up", "field is immutable")
@@ -189,10 +198,16 @@ func TestRefusedByTheAPI(t *testing.T) {
 	b.serves("1.0.0")
 }
 
+// operatorHook is a Job that runs before an upgrade with a service account of its own,
+// as hooks do that change the cluster.
+func operatorHook(name, annotations string) string {
+	return strings.Replace(hook(name, "pre-upgrade", annotations), "spec: {restartPolicy", "spec: {serviceAccountName: "+name+", restartPolicy", 1)
+}
+
 // TestSecretsAreMasked has the API quote a Secret.
 func TestSecretsAreMasked(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	more := map[string]string{"templates/secret.yaml": `apiVersion: v1
 kind: Secret
 metadata: {name: "Not_Allowed {{ .Values.password }} {{ .Values.license }}"}
@@ -219,7 +234,7 @@ func TestInterrupted(t *testing.T) {
 	for _, phase := range []task.Phase{task.PhasePreflight, task.PhaseApplying, task.PhaseWaiting} {
 		t.Run(string(phase), func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newFixture(t)
 			one := b.release("1.0.0", files("1.0.0", nil), "")
 			b.up(one, nil)
 			ctx, cancel := context.WithCancelCause(context.Background())
@@ -231,7 +246,7 @@ func TestInterrupted(t *testing.T) {
 			}
 			res := b.runContext(ctx, b.job(b.release("2.0.0", files("2.0.0", nil), failing(testenv.FailUnready)), one))
 			failsWith(t, res, stopped.Error())
-			if res.Serving != "1.0.0" || phase == task.PhaseWaiting && !res.Restored || phase == task.PhasePreflight && res.Touched {
+			if res.Serving != "1.0.0" || phase == task.PhaseWaiting && !res.Restored || phase == task.PhasePreflight && res.Changed {
 				t.Errorf("%+v", res)
 			}
 			b.serves("1.0.0")
@@ -250,7 +265,7 @@ func TestInterrupted(t *testing.T) {
 // objects which come after the hook are never applied.
 func TestNothingGoesOn(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -277,13 +292,13 @@ func TestNothingGoesOn(t *testing.T) {
 	}
 }
 
-func TestGateSaysNo(t *testing.T) {
+func TestApprovalIsDenied(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	b.gate = func(context.Context) error { return errors.New("maintenance is required") }
+	b := newFixture(t)
+	b.approve = func(context.Context) error { return errors.New("maintenance is required") }
 	res := b.run(b.job(b.release("1.0.0", files("1.0.0", nil), ""), nil))
 	failsWith(t, res, "maintenance is required")
-	if res.Touched || b.gates != 1 {
+	if res.Changed || b.approvals != 1 {
 		t.Errorf("%+v", res)
 	}
 	b.nothing()
@@ -291,7 +306,7 @@ func TestGateSaysNo(t *testing.T) {
 
 func TestRestoreFails(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
 	// What served before cannot come up any more: its pods meet a quota.
@@ -306,6 +321,37 @@ func TestRestoreFails(t *testing.T) {
 	res := b.expire(job, notReady, crashed)
 	failsWith(t, res, "keeps ending", "RESTORING release 1.0.0 FAILED as well: it was not up after "+enough().String(), "exceeded quota")
 	if res.Restored || res.Serving != "" || !strings.Contains(res.Message, "look at the cluster") {
+		t.Errorf("%+v", res)
+	}
+}
+
+// TestRestoreIsRefused has the failed release bring a webhook that cannot be called, so
+// that the release before it cannot be restored: that is said, also when the time was
+// up in the end.
+func TestRestoreIsRefused(t *testing.T) {
+	t.Parallel()
+	b := newFixture(t)
+	one := b.release("1.0.0", files("1.0.0", nil), "")
+	b.up(one, nil)
+	more := map[string]string{"templates/webhook.yaml": `apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: '{{ .Release.Namespace }}'}
+webhooks:
+- name: v.example.test
+  admissionReviewVersions: [v1]
+  sideEffects: None
+  failurePolicy: Fail
+  timeoutSeconds: 2
+  namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: '{{ .Release.Namespace }}'}}
+  rules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [configmaps]}]
+  clientConfig: {service: {name: nothing, namespace: '{{ .Release.Namespace }}', path: /}}
+`}
+	defer b.kubectl("delete", "validatingwebhookconfiguration", b.ns)
+	job := b.job(b.release("2.0.0", files("2.0.0", more), failing(testenv.FailCrash)), one)
+	job.RestoreTimeout = enough()
+	res := b.expire(job, notReady, crashed)
+	failsWith(t, res, "keeps ending", "RESTORING release 1.0.0 FAILED as well", `failed calling webhook "v.example.test"`)
+	if res.Restored || res.Serving != "" {
 		t.Errorf("%+v", res)
 	}
 }

@@ -17,10 +17,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
-// abandonedAfter is the least age at which an operation that is none of ours is
+// abandonedAfter is the least age at which an operation that is not the agent's is
 // taken to be over. Helm's records name no owner and have no heartbeat, so that
 // age is the only sign there is.
 const abandonedAfter = time.Hour
@@ -38,7 +39,7 @@ func (c *cluster) readHistory(name string) (history, error) {
 		return nil, fmt.Errorf("%s may not list secrets in namespace %q, where Helm keeps its releases: grant get, list, create, update and delete on secrets",
 			c.whoami(context.Background()), c.namespace)
 	case err != nil:
-		return nil, fmt.Errorf("read the history of release %s: %s", name, oneLine(err.Error()))
+		return nil, fmt.Errorf("read the history of release %s: %s", name, deploy.OneLine(err.Error()))
 	}
 	releaseutil.SortByRevision(list)
 	return list, nil
@@ -52,9 +53,9 @@ func (h history) last() *release.Release {
 	return h[len(h)-1]
 }
 
-// alive returns the revisions since the release was last uninstalled with its
-// history kept: what came before serves nobody, and must not come back.
-func (h history) alive() history {
+// sinceUninstall returns the revisions since the release was last uninstalled with
+// its history kept: what came before serves nobody, and must not come back.
+func (h history) sinceUninstall() history {
 	for i, rel := range slices.Backward(h) {
 		// An installation over it makes Helm forget the status, but for the reason.
 		if rel.Info.Status == release.StatusUninstalled || rel.Info.Description == "superseded by new release" {
@@ -67,22 +68,28 @@ func (h history) alive() history {
 // serving returns the revision that serves, or served until something newer got
 // stuck; nil when none ever came up.
 func (h history) serving() *release.Release {
-	for _, rel := range slices.Backward(h.alive()) {
-		if rel.Info.Status == release.StatusDeployed {
-			return rel
-		}
-	}
-	return h.newest(func(*release.Release) bool { return true })
+	return cmp.Or(h.newest(func(rel *release.Release) bool { return rel.Info.Status == release.StatusDeployed }),
+		h.newest(func(*release.Release) bool { return true }))
 }
 
 // newest returns the newest successful revision that is wanted, nil for none.
 func (h history) newest(wanted func(*release.Release) bool) *release.Release {
-	for _, rel := range slices.Backward(h.alive()) {
+	for _, rel := range slices.Backward(h.sinceUninstall()) {
 		if succeeded(rel) && wanted(rel) {
 			return rel
 		}
 	}
 	return nil
+}
+
+// unsettled says which failure was never undone, so that nobody knows what serves;
+// "" for none.
+func (h history) unsettled() string {
+	last := h.last()
+	if last == nil || last == h.serving() || last.Info.Status != release.StatusFailed || h.neverServed() {
+		return ""
+	}
+	return fmt.Sprintf("revision %d failed and was not undone", last.Version)
 }
 
 // succeeded reports whether rel came up at its time. Superseded alone does not
@@ -98,17 +105,17 @@ func succeeded(rel *release.Release) bool {
 	return false
 }
 
-// before returns the revision that a rollback which names none goes back to, nil
-// for none; see deployment.RollbackTarget.
-func (h history) before() *release.Release {
-	served := slices.DeleteFunc(slices.Clone(h.alive()), func(rel *release.Release) bool { return !succeeded(rel) })
-	i := deployment.RollbackTarget(served,
+// previous returns the revision that a rollback which names none goes back to, nil
+// for none; see protocol.RollbackTarget.
+func (h history) previous() *release.Release {
+	served := slices.DeleteFunc(slices.Clone(h.sinceUninstall()), func(rel *release.Release) bool { return !succeeded(rel) })
+	i := protocol.RollbackTarget(served,
 		func(rel *release.Release) string {
 			// Revisions made by hand hold who knows what: each is its own.
-			return cmp.Or(label(rel, LabelDigest), fmt.Sprintf("revision %d", rel.Version))
+			return cmp.Or(h.originLabel(rel, labelDigest), fmt.Sprintf("revision %d", rel.Version))
 		},
 		func(rel *release.Release) bool {
-			return !isRestore(rel) && (label(rel, LabelKind) == string(task.KindRollback) ||
+			return !isRestore(rel) && (label(rel, labelKind) == string(task.KindRollback) ||
 				strings.HasPrefix(rel.Info.Description, "Rollback to "))
 		},
 		func(*release.Release) bool { return true })
@@ -118,11 +125,11 @@ func (h history) before() *release.Release {
 	return served[i]
 }
 
-// kept says which releases can be rolled back to by name.
-func (h history) kept() string {
+// available says which releases can be rolled back to by name.
+func (h history) available() string {
 	var names []string
-	for _, rel := range h.alive() {
-		name := cmp.Or(label(rel, LabelVersion), fmt.Sprintf("revision %d", rel.Version))
+	for _, rel := range h.sinceUninstall() {
+		name := cmp.Or(h.originLabel(rel, labelVersion), fmt.Sprintf("revision %d", rel.Version))
 		if succeeded(rel) && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
@@ -144,53 +151,53 @@ func (h history) pending() []*release.Release {
 	return found
 }
 
-// ours reports whether a task of the agent made rel.
-func ours(rel *release.Release) bool {
-	return rel.Labels[LabelTask] != "" && rel.Labels[LabelRevision] == strconv.Itoa(rel.Version)
+// byAgent reports whether a task of the agent made rel.
+func byAgent(rel *release.Release) bool {
+	return rel.Labels[labelTask] != "" && rel.Labels[labelRevision] == strconv.Itoa(rel.Version)
 }
 
-// label returns one of our labels on rel, "" when rel is not ours.
+// label returns one of the agent's labels on rel, "" when the agent did not make rel.
 func label(rel *release.Release, name string) string {
-	if !ours(rel) {
+	if !byAgent(rel) {
 		return ""
 	}
 	return rel.Labels[name]
 }
 
-// sameTask reports whether a claim of the job's task made rel, ofTask whether
-// this very claim did.
-func sameTask(rel *release.Release, job deployment.Job) bool {
-	return rel != nil && label(rel, LabelTask) == labelValue(string(job.TaskID))
+// byTask reports whether a claim of the job's task made rel, byClaim whether this
+// very claim did.
+func byTask(rel *release.Release, job protocol.Job) bool {
+	return rel != nil && label(rel, labelTask) == labelValue(string(job.TaskID))
 }
 
-func ofTask(rel *release.Release, job deployment.Job) bool {
-	return sameTask(rel, job) && label(rel, LabelToken) == labelValue(string(job.Token))
+func byClaim(rel *release.Release, job protocol.Job) bool {
+	return byTask(rel, job) && label(rel, labelToken) == labelValue(string(job.Token))
 }
 
 // isRestore reports whether rel brought back what served before.
-func isRestore(rel *release.Release) bool { return label(rel, LabelAction) == actionRestore }
+func isRestore(rel *release.Release) bool { return label(rel, labelAction) == actionRestore }
 
 // holds reports whether rel was made from the artifact of want.
-func holds(rel *release.Release, want deployment.Release) bool {
+func holds(rel *release.Release, want protocol.Release) bool {
 	labels := releaseLabels(want)
-	if want.ArtifactID != "" && label(rel, LabelArtifact) != "" {
-		return label(rel, LabelArtifact) == labels[LabelArtifact] && label(rel, LabelDigest) == labels[LabelDigest]
+	if want.ArtifactID != "" && label(rel, labelArtifact) != "" {
+		return label(rel, labelArtifact) == labels[labelArtifact] && label(rel, labelDigest) == labels[labelDigest]
 	}
-	return want.SHA256 != "" && label(rel, LabelDigest) == labels[LabelDigest]
+	return want.SHA256 != "" && label(rel, labelDigest) == labels[labelDigest]
 }
 
 // applied reports whether rel is what the job asks for, deployed by the job's
 // task already: by this claim, or by one whose lease ran out just before it
 // could report. In the second case the row may have been changed and the task
 // put back by hand since, so artifact and values must be the same as well.
-func applied(rel *release.Release, job deployment.Job, values map[string]any) bool {
+func applied(rel *release.Release, job protocol.Job, values map[string]any) bool {
 	if rel == nil || rel.Info.Status != release.StatusDeployed || isRestore(rel) {
 		return false
 	}
-	if ofTask(rel, job) {
+	if byClaim(rel, job) {
 		return true
 	}
-	return sameTask(rel, job) && holds(rel, job.Release) &&
+	return byTask(rel, job) && (holds(rel, job.Release) || job.Unnamed) &&
 		(job.Kind == task.KindRollback || sameValues(rel.Config, values))
 }
 
@@ -198,14 +205,14 @@ func sameValues(a, b map[string]any) bool {
 	return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b)
 }
 
-// stuck returns why the release's unfinished operation must be left alone, nil
-// when there is none or its owner is known to be gone. A task of the agent owns
+// lockedByOthers returns why the release's unfinished operation must be left alone,
+// nil when there is none or its owner is known to be gone. A task of the agent owns
 // the release only as long as its claim is live, and the database lets one claim
-// of a target be live: ours. An operation by hand is over when it has taken
-// longer than any of ours could.
-func (h history) stuck(job deployment.Job, now time.Time) error {
+// of a target be live: the job's. An operation by hand is over when it has taken
+// longer than any of the agent could.
+func (h history) lockedByOthers(job protocol.Job, now time.Time) error {
 	for _, rel := range h.pending() {
-		if ours(rel) {
+		if byAgent(rel) {
 			continue
 		}
 		limit := max(abandonedAfter, job.Timeout+job.RestoreTimeout)
@@ -219,9 +226,7 @@ func (h history) stuck(job deployment.Job, now time.Time) error {
 				rel.Version, rel.Name, rel.Info.Status, since.UTC().Format(time.DateTime+" UTC"), way)
 		}
 	}
-	switch last := h.last(); {
-	case last == nil:
-	case last.Info.Status == release.StatusUninstalling && !h.neverServed(): // else by us
+	if last := h.last(); last != nil && last.Info.Status == release.StatusUninstalling && !h.neverServed() { // else by the agent
 		return fmt.Errorf("release %s is being uninstalled: finish that with `helm uninstall %s -n %s`", last.Name, last.Name, last.Namespace)
 	}
 	return nil
@@ -236,44 +241,61 @@ func (h history) installs() bool {
 // neverServed reports whether all revisions are tries of the agent to install
 // the release, none of which came up: what they left serves nobody.
 func (h history) neverServed() bool {
-	now := h.alive()
+	now := h.sinceUninstall()
 	if len(now) == len(h) && len(h) > 0 && h[0].Version != 1 {
 		return false // the first ones are pruned, and may have served
 	}
 	for _, rel := range now {
-		if !ours(rel) || succeeded(rel) {
+		if !byAgent(rel) || succeeded(rel) {
 			return false
 		}
 	}
 	return len(now) > 0
 }
 
-// leftHalfway returns the revision that a dead process of ours left half-way, nil
-// for none: a pending one, or the newest, when the job's task failed with it and
-// did not come to undo it.
-func (h history) leftHalfway(job deployment.Job) *release.Release {
+// interrupted returns the revision that a dead process of the agent left half
+// applied, nil for none: a pending one, or the newest, when the job's task failed
+// with it and did not come to undo it.
+func (h history) interrupted(job protocol.Job) *release.Release {
 	for _, rel := range slices.Backward(h.pending()) {
-		if ours(rel) {
+		if byAgent(rel) {
 			return rel
 		}
 	}
-	if last := h.last(); last != nil && sameTask(last, job) &&
+	if last := h.last(); last != nil && byTask(last, job) &&
 		(last.Info.Status == release.StatusFailed || last.Info.Status == release.StatusUninstalling) {
 		return last
 	}
 	return nil
 }
 
+// madeSince returns the newest revision that the job made after past, nil for none.
+func (h history) madeSince(past history, job protocol.Job) *release.Release {
+	for _, rel := range slices.Backward(h) {
+		if last := past.last(); last != nil && rel.Version <= last.Version {
+			break
+		}
+		if byClaim(rel, job) && !isRestore(rel) {
+			return rel
+		}
+	}
+	return nil
+}
+
 // markFailed ends the unfinished operations of h in the records, as Flux does:
-// Helm then accepts the next one.
+// Helm then accepts the next one. The removal of what never served is one of them.
 func (c *cluster) markFailed(h history, why string) error {
-	for _, rel := range h.pending() {
+	unfinished := h.pending()
+	if last := h.last(); last != nil && last.Info.Status == release.StatusUninstalling && h.neverServed() {
+		unfinished = append(unfinished, last)
+	}
+	for _, rel := range unfinished {
 		c.log("revision %d is %s and nobody works on it: marking it failed", rel.Version, rel.Info.Status)
 		rel.Info.Status = release.StatusFailed
-		rel.Info.Description = fmt.Sprintf("Release %q failed: %s", rel.Name, task.SafeText(why, maxDescription))
+		rel.Info.Description = fmt.Sprintf("Release %q failed: %s", rel.Name, task.Shorten(why, maxDescription))
 		rel.Labels = withLabels(rel, nil)
 		if err := c.releases.Update(rel); err != nil {
-			return fmt.Errorf("mark revision %d of release %s as failed: %s", rel.Version, rel.Name, oneLine(err.Error()))
+			return fmt.Errorf("mark revision %d of release %s as failed: %s", rel.Version, rel.Name, deploy.OneLine(err.Error()))
 		}
 	}
 	return nil
@@ -283,22 +305,62 @@ func (c *cluster) markFailed(h history, why string) error {
 // just small enough must stay so.
 const maxDescription = 1 << 10
 
-// versionOf returns the release version that rel holds, as people know it.
-func versionOf(rel *release.Release, job deployment.Job) string {
-	if rel == nil {
-		return ""
+// origin returns the revision of the agent whose contents rel has: rel itself, or the
+// one that a person rolled back to; nil when none is known.
+func (h history) origin(rel *release.Release) *release.Release {
+	for !byAgent(rel) {
+		var version int
+		if _, err := fmt.Sscanf(rel.Info.Description, "Rollback to %d", &version); err != nil || version >= rel.Version {
+			return nil
+		}
+		i := slices.IndexFunc(h, func(r *release.Release) bool { return r.Version == version })
+		if i < 0 {
+			return nil
+		}
+		rel = h[i]
 	}
-	if holds(rel, job.Release) {
+	return rel
+}
+
+// originLabel returns one of the agent's labels on what rel was made from, "" when
+// that is not known.
+func (h history) originLabel(rel *release.Release, name string) string {
+	if o := h.origin(rel); o != nil {
+		return label(o, name)
+	}
+	return ""
+}
+
+// changedByHand reports whether a person brought up another revision since the last
+// that has the contents of want did so.
+func (h history) changedByHand(want protocol.Release) bool {
+	known := h.newest(func(rel *release.Release) bool { return holds(rel, want) })
+	return h.newest(func(rel *release.Release) bool {
+		return !byAgent(rel) && (known == nil || rel.Version > known.Version)
+	}) != nil
+}
+
+// versionOf returns the release version that rel holds, or the chart's when that is not
+// known, as people know it.
+func (h history) versionOf(rel *release.Release, job protocol.Job) string {
+	if version := h.releaseVersion(rel, job); version != "" || rel.Chart == nil || rel.Chart.Metadata == nil {
+		return version
+	}
+	return "chart " + rel.Chart.Metadata.Name + "-" + rel.Chart.Metadata.Version
+}
+
+// releaseVersion returns the release version that rel holds, "" when it is not known.
+func (h history) releaseVersion(rel *release.Release, job protocol.Job) string {
+	o, previous := h.origin(rel), job.Previous
+	switch {
+	case o != nil && holds(o, job.Release):
 		return job.Release.Version
-	}
-	if job.Previous != nil && (holds(rel, *job.Previous) || !ours(rel)) {
-		return job.Previous.Version
-	}
-	if v := label(rel, LabelVersion); v != "" {
-		return v
-	}
-	if rel.Chart != nil && rel.Chart.Metadata != nil {
-		return "chart " + rel.Chart.Metadata.Name + "-" + rel.Chart.Metadata.Version
+	case o != nil && previous != nil && holds(o, *previous):
+		return previous.Version
+	case o != nil:
+		return label(o, labelVersion)
+	case previous != nil && rel == h.serving() && h.newest(func(r *release.Release) bool { return holds(r, *previous) }) == nil:
+		return previous.Version // as the database says, and installed by a person
 	}
 	return ""
 }

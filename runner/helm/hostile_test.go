@@ -60,7 +60,7 @@ func TestHostileCharts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
+			b := newFixture(t)
 			job := b.job(b.release("1.0.0", files("1.0.0", c.files), c.values), nil)
 			if name == "endless" {
 				job.Timeout = enough()
@@ -85,7 +85,7 @@ func TestHostileCharts(t *testing.T) {
 }
 
 // render renders a chart in this process.
-func (b *bench) render(payload string) error {
+func (b *fixture) render(payload string) error {
 	b.t.Helper()
 	ch, err := loadChart(payload)
 	if err != nil {
@@ -95,10 +95,10 @@ func (b *bench) render(payload string) error {
 	return err
 }
 
-// TestLookupSeesWhatTheAgentMay documents that lookup works, with our rights.
+// TestLookupSeesWhatTheAgentMay documents that lookup works, with the agent's permissions.
 func TestLookupSeesWhatTheAgentMay(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	more := map[string]string{"templates/found.yaml": `apiVersion: v1
 kind: ConfigMap
 metadata: {name: found}
@@ -112,7 +112,7 @@ data: {namespace: {{ (lookup "v1" "Namespace" "" .Release.Namespace).metadata.na
 
 func TestOwnedBySomebodyElse(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	if err := b.k.Apply(b.ns, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"config"},"data":{"mine":"yes"}}`); err != nil {
 		t.Fatal(err)
 	}
@@ -127,26 +127,26 @@ func TestOwnedBySomebodyElse(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	rel := b.release("1.0.0", files("1.0.0", nil), "")
 	for name, c := range map[string]struct{ kubeconfig, context, want string }{
 		"no file":    {t.TempDir() + "/none", "", "check kube.kubeconfig"},
 		"no context": {b.kubeconfig, "other", "other"},
 		"nobody":     {nobody(t, b), "", "does not answer"},
 	} {
-		b.gates = 0
+		b.approvals = 0
 		job := b.job(rel, nil)
 		job.Helm.Kubeconfig, job.Helm.Context = c.kubeconfig, c.context
 		res := b.run(job)
 		failsWith(t, res, c.want)
-		if res.Touched || strings.Contains(res.Error, "\n") {
+		if res.Changed || strings.Contains(res.Error, "\n") {
 			t.Errorf("%s: %+v", name, res)
 		}
 	}
 }
 
 // nobody returns a kubeconfig for a port where nobody listens.
-func nobody(t *testing.T, b *bench) string {
+func nobody(t *testing.T, b *fixture) string {
 	t.Helper()
 	path := t.TempDir() + "/kubeconfig"
 	if err := b.k.Kubeconfig(path, "127.0.0.1:1"); err != nil {

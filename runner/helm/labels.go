@@ -12,24 +12,24 @@ import (
 	"helm.sh/helm/v3/pkg/storage/driver"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // The agent's own labels on each revision it makes.
 const (
-	LabelTask     = "agent.wrktalk.com/task"
-	LabelToken    = "agent.wrktalk.com/token"
-	LabelArtifact = "agent.wrktalk.com/artifact"
-	LabelDigest   = "agent.wrktalk.com/digest"
-	LabelVersion  = "agent.wrktalk.com/version"
-	LabelKind     = "agent.wrktalk.com/kind" // of the task: deploy or rollback
-	// LabelAction says whether the task wanted this revision (deploy) or got it
+	labelTask     = "agent.wrktalk.com/task"
+	labelToken    = "agent.wrktalk.com/token"
+	labelArtifact = "agent.wrktalk.com/artifact"
+	labelDigest   = "agent.wrktalk.com/digest"
+	labelVersion  = "agent.wrktalk.com/version"
+	labelKind     = "agent.wrktalk.com/kind" // of the task: deploy or rollback
+	// labelAction says whether the task wanted this revision (deploy) or got it
 	// back after a failure (restore).
-	LabelAction = "agent.wrktalk.com/action"
-	// LabelRevision is the revision that the labels were made for. Helm copies
+	labelAction = "agent.wrktalk.com/action"
+	// labelRevision is the revision that the labels were made for. Helm copies
 	// labels into the next revision, whoever makes it: one that says another
 	// number is not the agent's.
-	LabelRevision = "agent.wrktalk.com/revision"
+	labelRevision = "agent.wrktalk.com/revision"
 )
 
 const (
@@ -67,21 +67,21 @@ func looksEncoded(s, mark string) bool {
 }
 
 // releaseLabels are the labels of a revision that holds rel.
-func releaseLabels(rel deployment.Release) map[string]string {
+func releaseLabels(rel protocol.Release) map[string]string {
 	return map[string]string{
-		LabelArtifact: labelValue(rel.ArtifactID),
-		LabelDigest:   labelValue(rel.SHA256[:min(len(rel.SHA256), digestDigits)]),
-		LabelVersion:  labelValue(rel.Version),
+		labelArtifact: labelValue(rel.ArtifactID),
+		labelDigest:   labelValue(rel.SHA256[:min(len(rel.SHA256), digestDigits)]),
+		labelVersion:  labelValue(rel.Version),
 	}
 }
 
 // taskLabels are the labels of every revision that the job makes.
-func taskLabels(job deployment.Job, action string) map[string]string {
+func taskLabels(job protocol.Job, action string) map[string]string {
 	return map[string]string{
-		LabelTask:   labelValue(string(job.TaskID)),
-		LabelToken:  labelValue(string(job.Token)),
-		LabelKind:   labelValue(string(job.Kind)),
-		LabelAction: action,
+		labelTask:   labelValue(string(job.TaskID)),
+		labelToken:  labelValue(string(job.Token)),
+		labelKind:   labelValue(string(job.Kind)),
+		labelAction: action,
 	}
 }
 
@@ -98,23 +98,23 @@ func withLabels(rel *release.Release, more map[string]string) map[string]string 
 	return labels
 }
 
-// stamping is the storage of releases that puts labels on each new revision.
+// labelingDriver is the storage of releases that puts labels on each new revision.
 // Helm's rollback has no option for it: it would copy those of the revision it
 // goes back to, and with them the name of the task that made that one.
-type stamping struct {
+type labelingDriver struct {
 	driver.Driver
-	labels  map[string]string
-	before  func() error // a revision is about to be recorded
-	created func(revision int)
+	labels       map[string]string
+	beforeCreate func() error // a revision is about to be recorded
+	created      func(revision int)
 }
 
-func (s *stamping) Create(key string, rel *release.Release) error {
-	if err := s.before(); err != nil {
+func (s *labelingDriver) Create(key string, rel *release.Release) error {
+	if err := s.beforeCreate(); err != nil {
 		return err
 	}
 	rel.Labels = withLabels(rel, s.labels)
-	if rel.Labels[LabelTask] != "" {
-		rel.Labels[LabelRevision] = strconv.Itoa(rel.Version)
+	if rel.Labels[labelTask] != "" {
+		rel.Labels[labelRevision] = strconv.Itoa(rel.Version)
 	}
 	if err := s.Driver.Create(key, rel); err != nil {
 		return err

@@ -15,12 +15,13 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // killCLI starts the standard CLI and kills it once the newest revision is in
 // status.
-func (b *bench) killCLI(revision, status string, args ...string) {
+func (b *fixture) killCLI(revision, status string, args ...string) {
 	b.t.Helper()
 	path, err := testenv.BuildHelmCLI(b.t.Context())
 	if err != nil {
@@ -49,9 +50,9 @@ func (b *bench) killCLI(revision, status string, args ...string) {
 }
 
 // records gives access to the records, as a test may need to change one.
-func (b *bench) records() *cluster {
+func (b *fixture) records() *cluster {
 	b.t.Helper()
-	c, err := connect(&deployment.Helm{Namespace: b.ns, Release: releaseName, Kubeconfig: b.kubeconfig}, requestTimeout, io.Discard)
+	c, err := connect(&protocol.Helm{Namespace: b.ns, Release: releaseName, Kubeconfig: b.kubeconfig}, requestTimeout, deploy.NewReport(io.Discard, nil))
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -59,18 +60,30 @@ func (b *bench) records() *cluster {
 }
 
 // change rewrites the newest revision's record.
-func (b *bench) change(f func(*release.Release)) {
+func (b *fixture) change(f func(*release.Release)) {
 	b.t.Helper()
-	c := b.records()
-	h, err := c.readHistory(releaseName)
-	if err != nil || len(h) == 0 {
-		b.t.Fatal(err)
+	h, _ := b.records().readHistory(releaseName)
+	b.rewrite(h[max(0, len(h)-1):], f)
+}
+
+// changeAll rewrites the record of each revision.
+func (b *fixture) changeAll(f func(*release.Release)) {
+	b.t.Helper()
+	h, _ := b.records().readHistory(releaseName)
+	b.rewrite(h, f)
+}
+
+func (b *fixture) rewrite(h history, f func(*release.Release)) {
+	b.t.Helper()
+	if len(h) == 0 {
+		b.t.Fatal("there is no history")
 	}
-	rel := h.last()
-	rel.Labels = withLabels(rel, nil)
-	f(rel)
-	if err := c.releases.Update(rel); err != nil {
-		b.t.Fatal(err)
+	for _, rel := range h {
+		rel.Labels = withLabels(rel, nil)
+		f(rel)
+		if err := b.records().releases.Update(rel); err != nil {
+			b.t.Fatal(err)
+		}
 	}
 }
 
@@ -79,7 +92,7 @@ func longAgo(rel *release.Release) {
 }
 
 func byTheAgent(rel *release.Release) {
-	rel.Labels = withLabels(rel, map[string]string{LabelTask: "an-earlier-task", LabelToken: "its-claim", LabelAction: actionDeploy, LabelRevision: strconv.Itoa(rel.Version)})
+	rel.Labels = withLabels(rel, map[string]string{labelTask: "an-earlier-task", labelToken: "its-claim", labelAction: actionDeploy, labelRevision: strconv.Itoa(rel.Version)})
 }
 
 // TestPending leaves each of the three states, as somebody else, as somebody
@@ -88,15 +101,15 @@ func TestPending(t *testing.T) {
 	t.Parallel()
 	one := newRelease(t, "1.0.0", files("1.0.0", nil), "")
 	bad := newRelease(t, "1.5.0", files("1.5.0", nil), failing(testenv.FailUnready))
-	states := map[string]func(b *bench){
-		"pending-install": func(b *bench) {
+	states := map[string]func(b *fixture){
+		"pending-install": func(b *fixture) {
 			b.killCLI("1", "pending-install", "install", releaseName, bad.PayloadDir, "-f", bad.ValuesFile)
 		},
-		"pending-upgrade": func(b *bench) {
+		"pending-upgrade": func(b *fixture) {
 			b.helm("install", releaseName, one.PayloadDir, "--wait")
 			b.killCLI("2", "pending-upgrade", "upgrade", releaseName, bad.PayloadDir, "-f", bad.ValuesFile)
 		},
-		"pending-rollback": func(b *bench) {
+		"pending-rollback": func(b *fixture) {
 			b.helm("install", releaseName, bad.PayloadDir, "-f", bad.ValuesFile)
 			b.helm("upgrade", releaseName, one.PayloadDir, "--wait", "--reset-values")
 			b.killCLI("3", "pending-rollback", "rollback", releaseName, "1")
@@ -113,7 +126,7 @@ func TestPending(t *testing.T) {
 		} {
 			t.Run(state+" by "+owner, func(t *testing.T) {
 				t.Parallel()
-				b := newBench(t)
+				b := newFixture(t)
 				leave(b)
 				b.change(c.make)
 				if out, err := b.k.Helm("upgrade", releaseName, one.PayloadDir, "--namespace", b.ns); err == nil {
@@ -125,8 +138,8 @@ func TestPending(t *testing.T) {
 					b.refusedWith(res, c.want, "begun by somebody else", "`helm ")
 					return
 				}
-				if !res.Succeeded || res.Serving != "2.0.0" || b.gates != 1 || !b.said(task.PhasePreflight, "was left "+state) {
-					t.Errorf("%d gates, %+v", b.gates, res)
+				if !res.Succeeded || res.Serving != "2.0.0" || b.approvals != 1 || !b.said(task.PhasePreflight, "was left "+state) {
+					t.Errorf("%d approvals, %+v", b.approvals, res)
 				}
 				b.serves("2.0.0")
 				if got := b.statuses(); strings.Contains(got, "pending") {
@@ -144,7 +157,7 @@ func TestPending(t *testing.T) {
 // half-way: what served before that comes back.
 func TestRefusedOverPending(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "")
 	b.up(one, nil)
 	bad := b.release("1.5.0", files("1.5.0", nil), failing(testenv.FailUnready))
@@ -153,8 +166,8 @@ func TestRefusedOverPending(t *testing.T) {
 	two := b.release("2.0.0", files("2.0.0", map[string]string{"templates/x.yaml": `{{ fail "broken" }}`}), "")
 	res := b.run(b.job(two, one))
 	failsWith(t, res, "broken")
-	if !res.Restored || res.Serving != "1.0.0" || b.gates != 1 || !strings.Contains(res.Message, "revision 2 had died half-way") {
-		t.Errorf("%d gates, %+v", b.gates, res)
+	if !res.Restored || res.Serving != "1.0.0" || b.approvals != 1 || !strings.Contains(res.Message, "revision 2 had died half-way") {
+		t.Errorf("%d approvals, %+v", b.approvals, res)
 	}
 	b.serves("1.0.0")
 	if got := b.statuses(); got != "1 superseded, 2 failed, 3 deployed" {
@@ -164,15 +177,15 @@ func TestRefusedOverPending(t *testing.T) {
 
 func TestAlreadyApplied(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "greeting: hello\n")
 	job := b.job(one, nil)
 	b.up(one, nil)
 	// The same claim, and a later one of the same task.
 	for _, token := range []task.Token{job.Token, "a later claim"} {
 		job.Token = token
-		if res := b.run(job); !res.Succeeded || res.HelmRevision != 1 || b.gates != 0 {
-			t.Errorf("%d gates, %+v", b.gates, res)
+		if res := b.run(job); !res.Succeeded || res.HelmRevision != 1 || b.approvals != 0 {
+			t.Errorf("%d approvals, %+v", b.approvals, res)
 		}
 	}
 	// The task was put back by hand with other values: deployed anew.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
 // publicCharts names a directory of charts, NAME/Chart.yaml with all their
@@ -21,9 +21,9 @@ import (
 // the repository: see `make help`.
 const publicCharts = "WRKTALK_TEST_CHARTS"
 
-// step is added to each chart: what changes with a release, and what fails on
+// stepTemplate is added to each chart: what changes with a release, and what fails on
 // demand.
-const step = `apiVersion: v1
+const stepTemplate = `apiVersion: v1
 kind: ConfigMap
 metadata: {name: wrktalk-step}
 data: {step: "{{ .Values.wrktalkStep }}"}
@@ -58,12 +58,12 @@ func TestPublicCharts(t *testing.T) {
 	for _, file := range found {
 		name := filepath.Base(filepath.Dir(file))
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
+			b := newFixture(t)
 			base, err := os.ReadFile(filepath.Join(dir, name+".values.yaml"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			var releases []*deployment.Release
+			var releases []*protocol.Release
 			for i, fail := range []string{"{}", "{}", fmt.Sprintf("{%s: %s}", testenv.FailAnnotation, testenv.FailCrash)} {
 				version := fmt.Sprintf("%d.0.0", i+1)
 				values := fmt.Sprintf("%swrktalkStep: %s\nwrktalkFail: %s\n", base, version, fail)
@@ -87,15 +87,15 @@ func TestPublicCharts(t *testing.T) {
 }
 
 // public makes a release of the chart in dir, with what the test adds.
-func (b *bench) public(dir, version, values string) *deployment.Release {
+func (b *fixture) public(dir, version, values string) *protocol.Release {
 	b.t.Helper()
 	to := b.t.TempDir()
 	payload := filepath.Join(to, "payload")
 	if err := os.CopyFS(payload, os.DirFS(dir)); err != nil {
 		b.t.Fatal(err)
 	}
-	rel := &deployment.Release{ArtifactID: version, Version: version, PayloadDir: payload, ValuesFile: filepath.Join(to, "values.yaml")}
-	for path, text := range map[string]string{filepath.Join(payload, "templates/wrktalk-step.yaml"): step, rel.ValuesFile: values} {
+	rel := &protocol.Release{ArtifactID: version, Version: version, PayloadDir: payload, ValuesFile: filepath.Join(to, "values.yaml")}
+	for path, text := range map[string]string{filepath.Join(payload, "templates/wrktalk-step.yaml"): stepTemplate, rel.ValuesFile: values} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			b.t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func (b *bench) public(dir, version, values string) *deployment.Release {
 	return rel
 }
 
-func (b *bench) byAgent(releases []*deployment.Release) (seen []snapshot) {
+func (b *fixture) byAgent(releases []*protocol.Release) (seen []snapshot) {
 	b.t.Helper()
 	b.up(releases[0], nil)
 	seen = append(seen, b.snapshot())
@@ -124,9 +124,9 @@ func (b *bench) byAgent(releases []*deployment.Release) (seen []snapshot) {
 	return append(seen, b.snapshot())
 }
 
-func (b *bench) byCLI(releases []*deployment.Release) (seen []snapshot) {
+func (b *fixture) byCLI(releases []*protocol.Release) (seen []snapshot) {
 	b.t.Helper()
-	args := func(r *deployment.Release, timeout string) []string {
+	args := func(r *protocol.Release, timeout string) []string {
 		return []string{"upgrade", "--install", "--atomic", "--wait", "--timeout", timeout, releaseName, r.PayloadDir, "--values", r.ValuesFile, "--namespace", b.ns}
 	}
 	for _, r := range releases[:2] {
@@ -150,7 +150,7 @@ var random = regexp.MustCompile(`(?m)^(\s*(checksum/\S+|\S*(password|token|key|s
 // madeUp is the name of a test pod with a random end.
 var madeUp = regexp.MustCompile(`(name: \S+-test-)[a-z0-9]{5}\b`)
 
-func (b *bench) snapshot() snapshot {
+func (b *fixture) snapshot() snapshot {
 	b.t.Helper()
 	var history []string
 	for _, r := range b.history() {

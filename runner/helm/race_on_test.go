@@ -2,5 +2,5 @@
 
 package helm
 
-// The race detector has its own last words when memory runs out.
+// The race detector prints a text of its own when memory runs out.
 const raceDetector = true

@@ -20,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/yaml"
+
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
 )
 
 // maxManifest bounds a rendered chart, in bytes. It could not be recorded anyway,
@@ -28,10 +30,10 @@ const maxManifest = 32 << 20
 
 // rendered is a release as it would be recorded, and its resources.
 type rendered struct {
-	release *release.Release
-	targets kube.ResourceList // those of kinds the API knows
-	hooks   kube.ResourceList
-	own     []crd // kinds of targets and hooks that an installation brings first
+	release  *release.Release
+	targets  kube.ResourceList // those of kinds the API knows
+	hooks    kube.ResourceList
+	ownKinds []crd // kinds of targets and hooks that an installation brings first
 }
 
 // capabilities asks the API what it is and can.
@@ -39,11 +41,11 @@ func (c *cluster) capabilities() (*chartutil.Capabilities, error) {
 	c.getter.discovery.Invalidate()
 	v, err := c.getter.discovery.ServerVersion()
 	if err != nil {
-		return nil, fmt.Errorf("read the version of the kubernetes API: %s", oneLine(err.Error()))
+		return nil, fmt.Errorf("read the version of the kubernetes API: %s", deploy.OneLine(err.Error()))
 	}
 	versions, err := action.GetVersionSet(c.getter.discovery)
 	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) { // one group less is no harm
-		return nil, fmt.Errorf("read what the kubernetes API offers: %s", oneLine(err.Error()))
+		return nil, fmt.Errorf("read what the kubernetes API offers: %s", deploy.OneLine(err.Error()))
 	}
 	return &chartutil.Capabilities{
 		APIVersions: versions,
@@ -65,18 +67,18 @@ func (c *cluster) render(ch *chart.Chart, values map[string]any, options chartut
 		return nil, fmt.Errorf("chart %s requires kubernetes %s, the cluster has %s", ch.Name(), want, caps.KubeVersion.Version)
 	}
 	if err := chartutil.ProcessDependenciesWithMerge(ch, values); err != nil {
-		return nil, fmt.Errorf("work out the chart's dependencies: %s", oneLine(err.Error()))
+		return nil, fmt.Errorf("work out the chart's dependencies: %s", deploy.OneLine(err.Error()))
 	}
 	if err := checkSchemas(ch); err != nil {
 		return nil, err
 	}
 	top, err := chartutil.ToRenderValuesWithSchemaValidation(ch, values, options, caps, false)
 	if err != nil {
-		return nil, errors.New(oneLine(err.Error()))
+		return nil, errors.New(deploy.OneLine(err.Error()))
 	}
 	files, err := engine.New(c.config).Render(ch, top)
 	if err != nil {
-		return nil, fmt.Errorf("render the chart: %s", oneLine(err.Error()))
+		return nil, fmt.Errorf("render the chart: %s", deploy.OneLine(err.Error()))
 	}
 	var notes string
 	for name, text := range files {
@@ -89,7 +91,7 @@ func (c *cluster) render(ch *chart.Chart, values map[string]any, options chartut
 	}
 	hooks, manifests, err := releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
 	if err != nil {
-		return nil, fmt.Errorf("read the rendered chart: %s", oneLine(err.Error()))
+		return nil, fmt.Errorf("read the rendered chart: %s", deploy.OneLine(err.Error()))
 	}
 	out := &rendered{release: &release.Release{
 		Name: options.Name, Namespace: options.Namespace, Version: options.Revision,
@@ -113,12 +115,12 @@ func (c *cluster) render(ch *chart.Chart, values map[string]any, options chartut
 func (c *cluster) build(client kube.Interface, r *rendered, strict, install bool) error {
 	var brings []crd
 	if install {
-		brings = ownCRDs(r.release.Chart)
+		brings = chartCRDs(r.release.Chart)
 	}
 	for _, doc := range sortedDocs(r.release.Manifest) {
 		list, err := c.buildOne(client, r, doc, brings, strict)
 		if err != nil {
-			return fmt.Errorf("%s: %s", source(doc), oneLine(err.Error()))
+			return fmt.Errorf("%s: %s", source(doc), deploy.OneLine(err.Error()))
 		}
 		r.targets = append(r.targets, list...)
 	}
@@ -131,7 +133,7 @@ func (c *cluster) build(client kube.Interface, r *rendered, strict, install bool
 			continue // a template may bring it: Helm looks when the hook's time has come
 		}
 		if err != nil {
-			return fmt.Errorf("hook %s: %s", h.Path, oneLine(err.Error()))
+			return fmt.Errorf("hook %s: %s", h.Path, deploy.OneLine(err.Error()))
 		}
 		r.hooks = append(r.hooks, list...)
 	}
@@ -168,33 +170,21 @@ func source(doc string) string {
 }
 
 func (c *cluster) buildOne(client kube.Interface, r *rendered, doc string, brings []crd, strict bool) (kube.ResourceList, error) {
-	if kind, ok := kindOf(doc); ok {
+	if o, ok := objectOf(doc, ""); ok {
 		mapper, err := c.getter.ToRESTMapper()
 		if err != nil {
 			return nil, err
 		}
 		for _, crd := range brings {
-			if crd.group == kind.Group && crd.kind == kind.Kind {
-				if _, err := mapper.RESTMapping(kind.GroupKind(), kind.Version); err != nil {
-					r.own = append(r.own, crd)
+			if crd.group == o.kind.Group && crd.kind == o.kind.Kind {
+				if _, err := mapper.RESTMapping(o.kind.GroupKind(), o.kind.Version); err != nil {
+					r.ownKinds = append(r.ownKinds, crd)
 					return nil, nil // it cannot be checked yet
 				}
 			}
 		}
 	}
 	return client.Build(bytes.NewBufferString(doc), strict)
-}
-
-// kindOf returns the kind of a YAML document.
-func kindOf(doc string) (schema.GroupVersionKind, bool) {
-	var head struct {
-		APIVersion string `json:"apiVersion"`
-		Kind       string `json:"kind"`
-	}
-	if yaml.Unmarshal([]byte(doc), &head) != nil {
-		return schema.GroupVersionKind{}, false
-	}
-	return schema.FromAPIVersionAndKind(head.APIVersion, head.Kind), head.Kind != ""
 }
 
 // crdsMissing reports whether the chart brings kinds, in its crds directory, that
@@ -204,23 +194,23 @@ func (c *cluster) crdsMissing(r *rendered) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for _, crd := range ownCRDs(r.release.Chart) {
+	for _, crd := range chartCRDs(r.release.Chart) {
 		_, err := mapper.RESTMapping(schema.GroupKind{Group: crd.group, Kind: crd.kind})
 		if unknownKind(err) {
 			return true, nil
 		}
 		if err != nil {
-			return false, fmt.Errorf("look for kind %s of the chart: %s", crd.kind, oneLine(err.Error()))
+			return false, fmt.Errorf("look for kind %s of the chart: %s", crd.kind, deploy.OneLine(err.Error()))
 		}
 	}
 	return false, nil
 }
 
 // crd is a kind that a chart's crds directory brings.
-type crd struct{ name, group, kind, plural, scope string }
+type crd struct{ group, kind, plural, scope string }
 
-// ownCRDs returns the kinds that ch brings.
-func ownCRDs(ch *chart.Chart) []crd {
+// chartCRDs returns the kinds that ch brings.
+func chartCRDs(ch *chart.Chart) []crd {
 	var found []crd
 	for _, obj := range ch.CRDObjects() {
 		for _, doc := range sortedDocs(string(obj.File.Data)) {
@@ -233,7 +223,7 @@ func ownCRDs(ch *chart.Chart) []crd {
 				}
 			}
 			if yaml.Unmarshal([]byte(doc), &d) == nil && d.Metadata.Name != "" {
-				found = append(found, crd{d.Metadata.Name, d.Spec.Group, d.Spec.Names.Kind, d.Spec.Names.Plural, d.Spec.Scope})
+				found = append(found, crd{d.Spec.Group, d.Spec.Names.Kind, d.Spec.Names.Plural, d.Spec.Scope})
 			}
 		}
 	}

@@ -6,10 +6,10 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
 	"github.com/wrktalk/wrktalk-agent/internal/testenv"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
 
-func (b *bench) rollbackJob(to, from *deployment.Release) deployment.Job {
+func (b *fixture) rollbackJob(to, from *protocol.Release) protocol.Job {
 	job := b.job(to, from)
 	job.Kind, job.TaskID = task.KindRollback, "rollback-to-"+task.ID(to.Version)
 	return job
@@ -17,7 +17,7 @@ func (b *bench) rollbackJob(to, from *deployment.Release) deployment.Job {
 
 func TestRollback(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", nil), "greeting: hello\n")
 	two := b.release("2.0.0", files("2.0.0", nil), "")
 	b.up(one, nil)
@@ -29,8 +29,8 @@ func TestRollback(t *testing.T) {
 
 	// To the revision the history holds, with the values it had then.
 	res := b.run(b.rollbackJob(one, two))
-	if !res.Succeeded || res.Serving != "1.0.0" || res.HelmRevision != 5 || b.gates != 1 {
-		t.Fatalf("%d gates, %+v", b.gates, res)
+	if !res.Succeeded || res.Serving != "1.0.0" || res.HelmRevision != 5 || b.approvals != 1 {
+		t.Fatalf("%d approvals, %+v", b.approvals, res)
 	}
 	b.serves("1.0.0")
 	if h := b.history(); h[4].Description != "Rollback to 1" {
@@ -59,8 +59,8 @@ func TestRollback(t *testing.T) {
 
 func TestUnnamedRollback(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	none := &deployment.Release{}
+	b := newFixture(t)
+	none := &protocol.Release{}
 	b.refusedWith(b.run(b.rollbackJob(none, nil)), "there is no release to roll back to")
 	one, two := b.release("1.0.0", files("1.0.0", nil), ""), b.release("2.0.0", files("2.0.0", nil), "")
 	b.up(one, nil)
@@ -77,9 +77,63 @@ func TestUnnamedRollback(t *testing.T) {
 	b.serves("1.0.0")
 }
 
+// TestRollbackAfterAPersonsHand goes back to what served before, of which the flags in
+// the database do not know when a person brought it up.
+func TestRollbackAfterAPersonsHand(t *testing.T) {
+	t.Parallel()
+	one, two, three := newRelease(t, "1.0.0", files("1.0.0", nil), ""), newRelease(t, "2.0.0", files("2.0.0", nil), ""), newRelease(t, "3.0.0", files("3.0.0", nil), "")
+	for name, c := range map[string]struct {
+		make              func(b *fixture)
+		flagged, current  *protocol.Release
+		want, wantVersion string
+	}{
+		"rolled back by hand": {func(b *fixture) {
+			b.up(one, nil)
+			b.up(two, one)
+			b.helm("rollback", releaseName, "1", "--wait")
+			b.up(three, two)
+		}, two, three, "1.0.0", "1.0.0"},
+		"upgraded by hand": {func(b *fixture) {
+			b.up(one, nil)
+			b.helm("upgrade", releaseName, two.PayloadDir, "--wait")
+			b.up(three, one)
+		}, one, three, "2.0.0", "chart app-2.0.0"},
+		"installed by hand": {func(b *fixture) {
+			b.helm("install", releaseName, one.PayloadDir, "--wait")
+			b.up(two, nil)
+		}, &protocol.Release{}, two, "1.0.0", "chart app-1.0.0"},
+		"not at all": {func(b *fixture) {
+			b.helm("install", releaseName, one.PayloadDir, "--wait")
+			b.up(two, nil)
+			b.up(three, two)
+		}, two, three, "2.0.0", "2.0.0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newFixture(t)
+			c.make(b)
+			job := b.rollbackJob(c.flagged, c.current)
+			job.Unnamed = true
+			res := b.run(job)
+			if !res.Succeeded || res.Serving != c.wantVersion {
+				t.Errorf("%+v", res)
+			}
+			if want := map[string]string{"1.0.0": one.ArtifactID, "2.0.0": two.ArtifactID}[c.wantVersion]; res.ArtifactID != want {
+				t.Errorf("artifact %q, not %q", res.ArtifactID, want)
+			}
+			b.serves(c.want)
+			// Another claim of the task finds it done.
+			job.Token += "again"
+			if again := b.run(job); !again.Succeeded || again.HelmRevision != res.HelmRevision || again.Serving != c.wantVersion || b.approvals != 0 {
+				t.Errorf("%d approvals, %+v", b.approvals, again)
+			}
+		})
+	}
+}
+
 func TestFailedRollback(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	one := b.release("1.0.0", files("1.0.0", map[string]string{
 		"templates/bad.yaml": hook("bad", "post-rollback", testenv.FailAnnotation+": "+testenv.FailExit),
 	}), "")
@@ -101,7 +155,7 @@ func TestFailedRollback(t *testing.T) {
 // and fails: the failure is still explained, and nothing stays.
 func TestInstallOverLeftovers(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newFixture(t)
 	bad := b.release("1.0.0", files("1.0.0", nil), failing(testenv.FailUnready))
 	b.killCLI("1", "pending-install", "install", releaseName, bad.PayloadDir, "-f", bad.ValuesFile)
 	b.change(byTheAgent)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"helm.sh/helm/v3/pkg/chart"
+
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
 )
 
 // checkSchemas refuses values schemas that refer to anything outside of
@@ -17,7 +19,7 @@ import (
 func checkSchemas(c *chart.Chart) error {
 	if c.Schema != nil {
 		if err := checkSchema(c.Schema); err != nil {
-			return fmt.Errorf("the values schema of chart %s cannot be used: %s", c.Name(), oneLine(err.Error()))
+			return fmt.Errorf("the values schema of chart %s cannot be used: %s", c.Name(), deploy.OneLine(err.Error()))
 		}
 	}
 	for _, d := range c.Dependencies() {

@@ -2,10 +2,8 @@ package helm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -15,106 +13,50 @@ import (
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/task"
-	"github.com/wrktalk/wrktalk-agent/runner/deployment"
+	"github.com/wrktalk/wrktalk-agent/runner/deploy"
 )
 
 // StepArg is the only argument of the child process. Whoever links this package
-// and uses Deployer must call Step when it is given.
+// and uses New must call Step when it is given.
 const StepArg = "helm-step"
 
-// stepFD is the descriptor on which the child answers.
-const stepFD = 3
-
-// Bounds of the child. A chart that needs more ends it, not the agent.
+// Limits of the child. A chart that needs more ends it, not the agent.
 const (
 	maxMemory = 1 << 30   // bytes of writable memory
 	maxStack  = 128 << 20 // bytes of one goroutine's stack
-	maxOrder  = 2 << 20   // bytes
 )
-
-// op is what the child is to do.
-type op string
-
-const (
-	opUpgrade   op = "upgrade"
-	opRollback  op = "rollback"
-	opUninstall op = "uninstall"
-	opWait      op = "wait"
-	opCleanse   op = "cleanse"
-)
-
-// order is what the parent writes to the child's standard input, once. It holds
-// no secrets: values are read from their file.
-type order struct {
-	Op       op             `json:"op"`
-	Job      deployment.Job `json:"job"`
-	Action   string         `json:"action"`             // the label of new revisions
-	Revision int            `json:"revision,omitempty"` // to roll back to
-	Ask      bool           `json:"ask,omitempty"`      // check first, then wait for leave
-	Until    time.Time      `json:"until"`
-}
-
-// leave answers Ready, and, empty, Secrets.
-type leave struct {
-	Install bool `json:"install"` // there is no release: install, do not upgrade
-}
-
-// word is one line of the child.
-type word struct {
-	Phase   task.Phase          `json:"phase,omitempty"`
-	Text    string              `json:"text,omitempty"`
-	Secrets []map[string]string `json:"secrets,omitempty"` // to be masked from here on
-	Ready   bool                `json:"ready,omitempty"`   // all checks passed: may it begin?
-	Touched bool                `json:"touched,omitempty"` // the cluster is about to be changed
-	Created int                 `json:"created,omitempty"` // the revision is recorded
-	Cause   *cause              `json:"cause,omitempty"`   // why a hook failed
-	Done    bool                `json:"done,omitempty"`    // the last one
-	Error   string              `json:"error,omitempty"`   // with Done
-	Late    bool                `json:"late,omitempty"`    // with Error: the time was up
-}
 
 // Step is the child's main function; it returns the exit code. Its standard
-// input carries an order, descriptor 3 takes its words. What it prints is not
-// masked: the parent does that.
+// input carries a command, descriptor 3 takes its events. Not all that it prints
+// is masked: the parent does that.
 func Step() int {
 	// The parent decides when to stop, and then kills; a service manager that
 	// signals the whole group must not cut a request in two.
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
-	syscall.CloseOnExec(stepFD)
-	words := os.NewFile(stepFD, "words")
-	in := json.NewDecoder(io.LimitReader(os.Stdin, maxOrder))
-	var o order
-	if err := in.Decode(&o); err != nil {
-		fmt.Fprintln(os.Stderr, "wrktalk-deploy: read the order:", err)
+	syscall.CloseOnExec(eventFD)
+	c := newConn()
+	var cmd command
+	if err := c.in.Decode(&cmd); err != nil {
+		fmt.Fprintln(os.Stderr, "wrktalk-deploy: read the command:", err)
 		return 2
 	}
-	if err := confine(); err != nil {
+	if err := setLimits(); err != nil {
 		fmt.Fprintln(os.Stderr, "wrktalk-deploy: bound the memory:", err)
 		return 2
 	}
-	l := &line{out: words, leaves: make(chan leave, 1)}
-	go l.listen(in)
-	done := word{Done: true}
-	if err := carryOut(o, l); err != nil {
-		done.Error, done.Late = shorten(oneLine(err.Error())), isWait(err, o.Until)
+	go c.listen() // ends with the process
+	report := deploy.NewReport(os.Stdout, func(e task.Event) { c.send(event{Phase: e.Phase, Text: e.Text}) })
+	done := event{Done: true}
+	if err := execute(cmd, c, report); err != nil {
+		done.Error, done.Late = task.Shorten(withoutDumps(report.Line(err.Error())), deploy.MaxCause), isTimeout(err, cmd.Until)
 	}
-	l.say(done)
+	c.send(done)
 	return 0
 }
 
-// shorten leaves out the middle of a long text: nested errors of templates say
-// where it began and, at the end, what it was.
-func shorten(s string) string {
-	const head, tail = 300, 1000
-	if len(s) <= head+tail {
-		return s
-	}
-	return strings.ToValidUTF8(s[:head]+" … "+s[len(s)-tail:], "")
-}
-
-// isWait reports whether err is that something was not up in time. Not all of
+// isTimeout reports whether err is that something was not up in time. Not all of
 // the errors of client-go's waiting can be told by their type.
-func isWait(err error, until time.Time) bool {
+func isTimeout(err error, until time.Time) bool {
 	if time.Until(until) > 3*time.Second {
 		return false // that of one request, or of a webhook
 	}
@@ -126,9 +68,9 @@ func isWait(err error, until time.Time) bool {
 	return errors.Is(err, context.DeadlineExceeded) || time.Now().After(until)
 }
 
-// confine bounds what a hostile chart can take from the host. RLIMIT_DATA counts
+// setLimits bounds what a hostile chart can take from the host. RLIMIT_DATA counts
 // writable memory only, unlike RLIMIT_AS, which Go's reservations exceed.
-func confine() error {
+func setLimits() error {
 	debug.SetMaxStack(maxStack)
 	debug.SetMemoryLimit(maxMemory * 3 / 4)
 	// When memory runs out all the same, the kernel should take this process
@@ -137,65 +79,32 @@ func confine() error {
 	return syscall.Setrlimit(syscall.RLIMIT_DATA, &syscall.Rlimit{Cur: maxMemory, Max: maxMemory})
 }
 
-func carryOut(o order, l *line) (err error) {
+// execute carries out cmd.
+func execute(cmd command, c *conn, report *deploy.Report) (err error) {
 	defer func() { // of this goroutine; those of Helm's end the process
 		if p := recover(); p != nil {
 			fmt.Fprintf(os.Stderr, "panic: %v\n%s", p, debug.Stack())
 			err = fmt.Errorf("helm panicked: %v", p)
 		}
 	}()
-	if o.Job.Helm == nil {
-		return errors.New("the order names no Helm release")
+	if cmd.Job.Helm == nil {
+		return errors.New("the command names no Helm release")
 	}
-	c, err := connect(o.Job.Helm, 0, os.Stdout)
+	report.Common(cmd.Job.Helm.Release, cmd.Job.Helm.Namespace)
+	cluster, err := connect(cmd.Job.Helm, 0, report)
 	if err != nil {
 		return err
 	}
-	say := func(p task.Phase, text string) { l.say(word{Phase: p, Text: text}) }
 	var once sync.Once
-	k := &client{
-		Client: c.helmClient(), cluster: c, until: o.Until, say: say,
-		touch:  func() { once.Do(func() { l.say(word{Touched: true}) }) },
-		failed: func(why *cause) { l.say(word{Cause: why}) },
+	e := &executor{command: cmd, cluster: cluster, report: report, out: os.Stdout, conn: c}
+	e.client = &client{
+		Client: cluster.helmClient(), cluster: cluster, report: report, until: cmd.Until,
+		owner:       cmd.Job.Helm.Namespace + "/" + cmd.Job.Helm.Release,
+		notUndone:   func(err error) { c.send(event{NotUndone: cluster.quote(withoutDumps(err.Error()))}) },
+		markChanged: func() { once.Do(func() { c.send(event{Changed: true}) }) },
+		hookFailed:  func(d deploy.Diagnosis) { c.send(event{Hook: &d}) },
 	}
-	ctx, cancel := context.WithDeadline(context.Background(), o.Until)
+	ctx, cancel := context.WithDeadline(context.Background(), cmd.Until)
 	defer cancel()
-	return (&operation{order: o, cluster: c, client: k, out: os.Stdout, line: l}).run(ctx)
-}
-
-// line is the child's end of the conversation.
-type line struct {
-	mu     sync.Mutex
-	out    *os.File
-	leaves chan leave
-}
-
-func (l *line) say(w word) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	// A parent that cannot be told is gone; listen ends us then.
-	_ = json.NewEncoder(l.out).Encode(w)
-}
-
-// listen waits for leave, and for the end of the parent.
-func (l *line) listen(in *json.Decoder) {
-	for {
-		var given leave
-		if err := in.Decode(&given); err != nil {
-			os.Exit(1)
-		}
-		l.leaves <- given
-	}
-}
-
-// ask asks for leave to begin. No leave comes as the end of this process.
-func (l *line) ask() leave {
-	l.say(word{Ready: true})
-	return <-l.leaves
-}
-
-// confide tells the parent what to mask, and waits until it does.
-func (l *line) confide(secrets []map[string]string) {
-	l.say(word{Secrets: secrets})
-	<-l.leaves
+	return e.run(ctx)
 }

@@ -10,7 +10,8 @@ import (
 )
 
 const rowValues = `
-auth: {username: app, password: hunter22, database: app, existingSecret: my-secret}
+auth: {username: app, password: hunter22, database: app, existingSecret: my-secret,
+  secretKeys: {adminPasswordKey: postgres-password, usernameKey: login, tokenKey: deadbeef00}}
 image: {repository: registry.example.test/web, tag: 1.2.3}
 secrets: {api: abcdefgh12345, plain: web}
 tokens: [first-token-1, second-token-2]
@@ -29,12 +30,12 @@ func TestSecretsOfValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := mask.New(secretsOfValues(values))
-	for _, secret := range []string{"hunter22", "abcdefgh12345", "first-token-1", "second-token-2", "987654321", "MIIEvQIBADANBg"} {
+	for _, secret := range []string{"hunter22", "abcdefgh12345", "first-token-1", "second-token-2", "987654321", "MIIEvQIBADANBg", "deadbeef00"} {
 		if got := m.String("x " + secret + " y"); strings.Contains(got, secret) {
 			t.Errorf("%q shows", secret)
 		}
 	}
-	for _, open := range []string{"app", "registry.example.test/web", "1.2.3", "web", "mail.example.test", "my-secret"} {
+	for _, open := range []string{"app", "registry.example.test/web", "1.2.3", "web", "mail.example.test", "my-secret", "postgres-password", "login"} {
 		if got := m.String(open); got != open {
 			t.Errorf("%q is hidden: %q", open, got)
 		}
@@ -73,6 +74,7 @@ func TestBadValues(t *testing.T) {
 		"list":   {"- hunter22\n", "read the row's values"},
 		"broken": {"password: hunter22\n  x: {", "read the row's values"},
 		"scalar": {"hunter22", "read the row's values"},
+		"deep":   {"a: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), "nest deeper than"},
 		"huge":   {"a: " + strings.Repeat("x", maxValues), "more than the"},
 	} {
 		path := filepath.Join(dir, "values.yaml")

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,8 +18,6 @@ import (
 type Finding struct {
 	OK   bool
 	Text string
-
-	unseen bool // nginx was found not to look for the flag file
 }
 
 func fine(format string, args ...any) Finding {
@@ -30,19 +30,21 @@ func wrong(format string, args ...any) Finding {
 
 // Check looks at all that Enter and Leave will need, and switches nothing.
 func (s *Switch) Check(ctx context.Context) []Finding {
-	m := s.method(s.opts.target())
-	if m == nil {
+	h := s.handler(s.opts.target())
+	if h == nil {
 		return []Finding{fine("no maintenance page (maintenance.mode_handler is none)")}
 	}
 	var all []Finding
 	_ = s.bounded(ctx, func(ctx context.Context) error {
-		all = m.check(ctx)
+		all = h.check(ctx)
 		if s.probe != nil {
 			all = append(all, s.probe.check(ctx))
 		}
 		return nil
 	})
 	if r, err := s.record.load(); err != nil {
+		all = append(all, wrong("%v", err))
+	} else if err := s.record.checkDirectory(); err != nil {
 		all = append(all, wrong("%v", err))
 	} else if r != nil {
 		all = append(all, fine("the page is on for %s since %s", r.Owner, r.EnteredAt.Format("2006-01-02 15:04:05 MST")))
@@ -58,44 +60,44 @@ func (n *nginx) check(ctx context.Context) []Finding {
 	} else if state, err := lookAtFlag(n.flagFile, nil); err != nil {
 		all = append(all, wrong("%v", err))
 	} else if state == flagForeign {
-		all = append(all, fine("the flag file %s is there; the agent ends only what its record tells of", n.flagFile))
+		all = append(all, foreignFlag(n.flagFile))
 	} else {
 		all = append(all, fine("the flag file %s can be created", n.flagFile))
 	}
-	all = append(all, n.checkProgram(ctx))
-	if err := n.elsewhere(); err != nil {
-		all = append(all, wrong("%v", err))
-	}
-	return all
+	return append(all, n.checkReload(ctx))
 }
 
-// unseen says why nginx, which was reloaded without a complaint, does not show
-// the page all the same; nil when it does, or nothing tells.
-func (n *nginx) unseen(ctx context.Context) error {
-	if err := n.elsewhere(); err != nil {
-		return err
+// foreignFlag is what Check says about a flag file that is there: an operator's, as
+// long as nothing speaks against that.
+func foreignFlag(path string) Finding {
+	info, err := os.Lstat(path)
+	if err == nil && foreignUser(info) == "" { // nor is what a link leads to, if it is one
+		info, err = os.Stat(path)
 	}
-	if f := n.checkProgram(ctx); !f.OK && f.unseen {
-		return errors.New(f.Text)
+	if err != nil {
+		return wrong("the flag file cannot be looked at: %v", err)
 	}
-	return nil
+	if user := foreignUser(info); user != "" {
+		return wrong("the flag file %s was made by %s: while it is there, clients get the page, and the agent does not end it; remove it, and set maintenance.flag_file to a file in a directory that others may not write to", path, user)
+	}
+	if info.Size() > 0 {
+		return wrong("the flag file %s is there, with %d bytes that are not the agent's: while it is there the page counts as on, and the agent neither changes nor removes it; if it is not for maintenance, set maintenance.flag_file to another name", path, info.Size())
+	}
+	return fine("the flag file %s is there; the agent ends only what its record tells of", path)
 }
 
-// elsewhere says that nginx looks for the flag file in a directory of another
-// name space.
-func (n *nginx) elsewhere() error {
-	dir := filepath.Dir(n.flagFile)
-	for _, w := range nginxWorkers() {
-		// One that ended between two looks shows no directory at all.
-		if !sameDir(dir, fmt.Sprintf("/proc/%d/root%s", w.pid, dir)) && anyAlive([]process{w}) {
-			return fmt.Errorf("nginx sees another %s than the agent (PrivateTmp=yes in one of the units): choose another directory for maintenance.flag_file", dir)
-		}
+// foreignUser names the owner of a file, "" when it is the agent's user or root.
+func foreignUser(info fs.FileInfo) string {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 || int(st.Uid) == os.Geteuid() {
+		return ""
 	}
-	return nil
+	return fmt.Sprintf("user %d", st.Uid)
 }
 
-// checkProgram looks for the flag file in nginx's own idea of its configuration.
-func (n *nginx) checkProgram(ctx context.Context) Finding {
+// checkReload looks whether the reload command can be run, and for the flag file
+// in nginx's own idea of its configuration.
+func (n *nginx) checkReload(ctx context.Context) Finding {
 	if n.reloadCommand == "" {
 		return fine("nginx is not reloaded (maintenance.reload_command is empty)")
 	}
@@ -105,48 +107,26 @@ func (n *nginx) checkProgram(ctx context.Context) Finding {
 			return wrong("maintenance.reload_command needs %s, which is not installed: install it, or choose another maintenance.mode_handler", program)
 		}
 	}
-	same, ok := strings.CutSuffix(n.reloadCommand, " -s reload")
-	if !ok {
-		return fine("maintenance.reload_command can be run")
+	config, err := n.configuration(ctx)
+	if err == nil {
+		err = n.looksForFlag(config)
 	}
-	config, err := shell(ctx, same+" -T", maxConfig)
 	switch {
 	case err != nil:
-		return wrong("nginx does not accept its configuration: %v", err)
-	case !strings.Contains(withoutComments(config), n.flagFile):
-		f := wrong("nginx's configuration does not look for %s: include wrktalk-maintenance.conf in the server block", n.flagFile)
-		f.unseen = true
-		return f
+		return wrong("%v", err)
+	case config == "":
+		return fine("maintenance.reload_command can be run")
 	}
 	return fine("nginx looks for %s", n.flagFile)
 }
 
-// maxConfig bounds how much of nginx's configuration is looked through.
-const maxConfig = 8 << 20
-
-func withoutComments(config string) string {
-	var b strings.Builder
-	for line := range strings.Lines(config) {
-		if !strings.HasPrefix(strings.TrimSpace(line), "#") {
-			b.WriteString(line)
-		}
-	}
-	return b.String()
-}
-
-func sameDir(a, b string) bool {
-	fa, err := os.Stat(a)
-	if err != nil {
-		return true
-	}
-	fb, err := os.Stat(b)
-	if errors.Is(err, os.ErrPermission) {
-		return true // only root may look
-	}
-	return err == nil && os.SameFile(fa, fb)
-}
-
 func (h *haproxy) check(ctx context.Context) []Finding {
+	// First what the master process does not know: the other question it would
+	// answer, and then wait for more.
+	states, serversErr := h.socket.servers(ctx, h.backend)
+	if errors.Is(serversErr, errMaster) {
+		return []Finding{wrong("%v", serversErr)}
+	}
 	level, err := h.socket.ask(ctx, "show cli level")
 	if err != nil {
 		return []Finding{wrong("%v", err)}
@@ -157,10 +137,9 @@ func (h *haproxy) check(ctx context.Context) []Finding {
 	} else {
 		all = append(all, wrong("HAProxy's socket %s has the level %s: give it \"level admin\"", string(h.socket), level))
 	}
-	states, err := h.socket.servers(ctx, h.backend)
 	switch {
-	case err != nil:
-		all = append(all, wrong("%v", err))
+	case serversErr != nil:
+		all = append(all, wrong("%v", serversErr))
 	case len(states.list) == 0:
 		all = append(all, wrong("HAProxy's backend %s has no servers", h.backend))
 	default:
@@ -170,6 +149,8 @@ func (h *haproxy) check(ctx context.Context) []Finding {
 		dir := filepath.Dir(h.stateFile)
 		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 			all = append(all, wrong("HAProxy's state file cannot be written: %s: %v", dir, err))
+		} else if err := h.checkStateFile(); err != nil {
+			all = append(all, wrong("%v", err))
 		} else {
 			all = append(all, fine("HAProxy's state file %s can be written", h.stateFile))
 		}

@@ -14,16 +14,16 @@ import (
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
 )
 
-// command switches by two commands of the operator's. What they do cannot be
+// command switches by two commands that the operator wrote. What they do cannot be
 // looked at; only a probe URL can tell that a page is on already.
 type command struct {
 	enter, leave string
 	probe        *probe
 }
 
-// plan takes a 503 with Retry-After for an operator's page. A 503 without it is
+// prepare takes a 503 with Retry-After for an operator's page. A 503 without it is
 // an application that is down, for which the page is to be switched on.
-func (c *command) plan(ctx context.Context, _ *record) (bool, error) {
+func (c *command) prepare(ctx context.Context, _ *record) (bool, error) {
 	if c.probe == nil {
 		return false, nil
 	}
@@ -34,7 +34,7 @@ func (c *command) plan(ctx context.Context, _ *record) (bool, error) {
 	return a.page() && a.retryAfter, nil
 }
 
-func (c *command) on(ctx context.Context, _ *record, _ func() error) error {
+func (c *command) enable(ctx context.Context, _ *record, _ func() error) error {
 	if err := fault.Point("maintenance.command.enter:"); err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (c *command) on(ctx context.Context, _ *record, _ func() error) error {
 	return nil
 }
 
-func (c *command) off(ctx context.Context, _ *record) (bool, error) {
+func (c *command) disable(ctx context.Context, _ *record) (bool, error) {
 	if err := fault.Point("maintenance.command.leave:"); err != nil {
 		return false, err
 	}
@@ -54,9 +54,9 @@ func (c *command) off(ctx context.Context, _ *record) (bool, error) {
 	return false, nil
 }
 
-func (c *command) look(ctx context.Context, r *record) (on, ours bool, err error) {
+func (c *command) state(ctx context.Context, r *record) (on, ours bool, err error) {
 	if r == nil && c.probe != nil {
-		on, err = c.plan(ctx, nil)
+		on, err = c.prepare(ctx, nil)
 		return on, false, err
 	}
 	return r != nil, r != nil, nil
@@ -65,7 +65,7 @@ func (c *command) look(ctx context.Context, r *record) (on, ours bool, err error
 // How much of a command's output is kept, and how long whoever still holds its
 // output open may delay its end.
 const (
-	outputTail  = 4 << 10
+	outputTail  = 4 << 10 // bytes
 	outputDelay = time.Second
 )
 
@@ -77,34 +77,23 @@ func runShell(ctx context.Context, line string) error {
 	return err
 }
 
-// shell is runShell, and returns the last bytes of the output too.
+// shell is runShell, and returns the last bytes of the output too, at least keep of
+// them if there are so many.
 func shell(ctx context.Context, line string, keep int) (string, error) {
 	out := &tail{keep: keep}
-	cmd := exec.Command("/bin/sh", "-c", line)
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", line)
 	cmd.Env, cmd.Dir = commandEnv(os.Getenv), "/"
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = outputDelay // a daemon it started may keep the output open for ever
-	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("start /bin/sh: %w", err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	var err error
-	late := false
-	select {
-	case err = <-ended:
-	case <-ctx.Done():
-		late = true
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		err = <-ended
-	}
+	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
-	case late:
-		return "", fmt.Errorf("killed: %w%s", context.Cause(ctx), out.last())
-	case err == nil || errors.Is(err, exec.ErrWaitDelay):
+	case err == nil || errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
 		return string(out.b), nil
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("killed: %w%s", context.Cause(ctx), out.last())
 	case errors.As(err, &exit) && exit.ExitCode() == 127:
 		return "", fmt.Errorf("command not found%s", out.last())
 	default:
@@ -128,7 +117,7 @@ func commandEnv(get func(string) string) []string {
 // tail keeps the last bytes written to it. It is read after the last write.
 type tail struct {
 	b    []byte
-	keep int
+	keep int // bytes
 }
 
 func (t *tail) Write(p []byte) (int, error) {
@@ -139,7 +128,8 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// last returns ": " and the last line, "" when nothing was said.
+// last returns ": " and the last line, 500 bytes of it at most; "" when nothing was
+// said.
 func (t *tail) last() string {
 	b := bytes.TrimSpace(t.b)
 	b = b[bytes.LastIndexByte(b, '\n')+1:]

@@ -1,14 +1,16 @@
 package maintenance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/durable"
@@ -19,8 +21,9 @@ import (
 // HAProxy then answers 503 itself. A server that is in maintenance already is an
 // operator's and is never touched.
 //
-// HAProxy forgets all of it with each reload. The holder puts it back; where the
-// backend loads a state file, the new worker starts with the page on.
+// HAProxy forgets all of it with each reload. The page is switched on again within
+// enforceInterval; where the backend loads a state file, the new worker starts
+// with the page on.
 type haproxy struct {
 	socket    haproxySocket
 	backend   string
@@ -29,7 +32,10 @@ type haproxy struct {
 	log       *slog.Logger
 }
 
-func (h *haproxy) plan(ctx context.Context, r *record) (bool, error) {
+func (h *haproxy) prepare(ctx context.Context, r *record) (bool, error) {
+	if err := h.checkStateFile(); err != nil {
+		return false, err
+	}
 	states, err := h.socket.servers(ctx, h.backend)
 	if err != nil {
 		return false, err
@@ -37,13 +43,13 @@ func (h *haproxy) plan(ctx context.Context, r *record) (bool, error) {
 	if len(states.list) == 0 {
 		return false, fmt.Errorf("put HAProxy backend %s into maintenance: it has no servers", h.backend)
 	}
-	h.note(r, states)
+	h.addServers(r, states)
 	return len(r.Servers) == 0, nil
 }
 
-// note adds to r the servers that are not in maintenance, and reports whether
+// addServers adds to r the servers that are not in maintenance, and reports whether
 // there were any it did not hold yet.
-func (h *haproxy) note(r *record, states serverStates) (changed bool) {
+func (h *haproxy) addServers(r *record, states serverStates) (changed bool) {
 	for _, s := range states.list {
 		if s.maintenance || slices.ContainsFunc(r.Servers, func(n server) bool { return n.Name == s.name }) {
 			continue
@@ -57,12 +63,12 @@ func (h *haproxy) note(r *record, states serverStates) (changed bool) {
 	return changed
 }
 
-func (h *haproxy) on(ctx context.Context, r *record, save func() error) error {
+func (h *haproxy) enable(ctx context.Context, r *record, save func() error) error {
 	states, err := h.socket.servers(ctx, h.backend)
 	if err != nil {
 		return err
 	}
-	if h.note(r, states) {
+	if h.addServers(r, states) {
 		if err := save(); err != nil {
 			return err
 		}
@@ -82,21 +88,22 @@ func (h *haproxy) on(ctx context.Context, r *record, save func() error) error {
 	if !states.allInMaintenance() {
 		return fmt.Errorf("put HAProxy backend %s into maintenance: a server is still open to clients: look at \"show servers state %[1]s\"", h.backend)
 	}
-	if err := h.remember(states); err != nil {
+	if err := h.writeStateFile(states); err != nil {
 		return err
 	}
 	return h.waitForSessions(ctx, r)
 }
 
-func (h *haproxy) off(ctx context.Context, r *record) (bool, error) {
-	if err := h.forget(); err != nil {
+func (h *haproxy) disable(ctx context.Context, r *record) (bool, error) {
+	if err := h.removeStateFile(); err != nil {
 		return false, err
 	}
 	if err := h.release(ctx, r); err != nil || h.stateFile == "" {
 		return false, err
 	}
 	// A new worker may have read the state file just before it was removed, and
-	// not have answered yet: look again when it does.
+	// not answer on the socket yet: look again when it does. Nothing would end its
+	// page (TestHAProxyReloadWhileLeaving).
 	select {
 	case <-time.After(time.Second):
 		return false, h.release(ctx, r)
@@ -132,7 +139,7 @@ func (h *haproxy) release(ctx context.Context, r *record) error {
 	return fmt.Errorf("take HAProxy backend %s out of maintenance: a server is still in it: look at \"show servers state %[1]s\"", h.backend)
 }
 
-func (h *haproxy) look(ctx context.Context, r *record) (on, ours bool, err error) {
+func (h *haproxy) state(ctx context.Context, r *record) (on, ours bool, err error) {
 	states, err := h.socket.servers(ctx, h.backend)
 	on = err == nil && states.allInMaintenance()
 	return on, on && r != nil && len(r.Servers) > 0, err
@@ -193,35 +200,49 @@ func (h *haproxy) waitForSessions(ctx context.Context, r *record) error {
 	}
 }
 
-// remember writes the state that a new worker starts with.
-func (h *haproxy) remember(states serverStates) error {
+// checkStateFile returns an error if another file lies where the state file is to
+// be: it would be replaced now, and removed with the end of the page.
+func (h *haproxy) checkStateFile() error {
 	if h.stateFile == "" {
 		return nil
 	}
-	dir, err := os.OpenRoot(filepath.Dir(h.stateFile))
-	if err == nil {
-		err = errors.Join(durable.WriteFile(dir, filepath.Base(h.stateFile), []byte(states.text), 0o644), dir.Close())
+	f, err := os.OpenFile(h.stateFile, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil //nolint:nilerr // none is there, or writing will say what is wrong
 	}
+	defer f.Close()
+	head := make([]byte, 64)
+	n, err := io.ReadFull(f, head)
+	version, columns, _ := bytes.Cut(head[:n], []byte("\n"))
+	if n == 0 && errors.Is(err, io.EOF) || string(version) == "1" && bytes.HasPrefix(columns, []byte("# be_id")) {
+		return nil
+	}
+	return fmt.Errorf("%s is there and holds no server states of HAProxy, and is left as it is: set maintenance.haproxy_state_file to the backend's server-state-file-name", h.stateFile)
+}
+
+// writeStateFile writes the state that a new worker starts with.
+func (h *haproxy) writeStateFile(states serverStates) error {
+	if h.stateFile == "" {
+		return nil
+	}
+	if err := h.checkStateFile(); err != nil {
+		return err
+	}
+	err := inDirectoryOf(h.stateFile, func(dir *os.Root, name string) error {
+		return durable.WriteFile(dir, name, []byte(states.text), 0o644)
+	})
 	if err != nil {
 		return fmt.Errorf("write HAProxy's state file: %w: check maintenance.haproxy_state_file", err)
 	}
 	return nil
 }
 
-// forget removes the state file.
-func (h *haproxy) forget() error {
-	if h.stateFile == "" {
+// removeStateFile lets new workers start with the states of the configuration.
+func (h *haproxy) removeStateFile() error {
+	if h.stateFile == "" || h.checkStateFile() != nil {
 		return nil
 	}
-	dir, err := os.OpenRoot(filepath.Dir(h.stateFile))
-	if err == nil {
-		err = durable.Remove(dir, filepath.Base(h.stateFile))
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		err = errors.Join(err, dir.Close())
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := inDirectoryOf(h.stateFile, removeExisting); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove HAProxy's state file: %w", err)
 	}
 	return nil

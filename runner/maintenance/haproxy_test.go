@@ -1,6 +1,7 @@
 package maintenance_test
 
 import (
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -84,12 +85,12 @@ func TestHAProxyReloadWhileOn(t *testing.T) {
 	}
 }
 
-// Without the state file a reload forgets, and the holder puts the page back.
-func TestHAProxyReloadIsReasserted(t *testing.T) {
+// Without the state file a reload forgets, and the page is switched on again.
+func TestHAProxyReloadForgetsAndThePageComesBack(t *testing.T) {
 	a := newApp(t)
 	h := testenv.NewHAProxy(t, testenv.HAProxyOptions{Upstreams: []string{a.address, a.address}, NoStateFile: true})
 	opts := haproxyOptions(h)
-	log := &logbook{}
+	log := &testenv.Output{}
 	opts.HAProxyStateFile, opts.Logger = "", newLogger(log)
 	s := newSwitch(t, opts)
 	must(t, s.Enter(t.Context(), "task-1"))
@@ -215,6 +216,12 @@ func TestHAProxyOutOfReach(t *testing.T) {
 	weak := testenv.NewHAProxy(t, testenv.HAProxyOptions{Upstreams: []string{a.address}, Level: "operator"})
 	gone := testenv.NewHAProxy(t, testenv.HAProxyOptions{Upstreams: []string{a.address}})
 	must(t, gone.Stop())
+	silent := filepath.Join(t.TempDir(), "silent.sock")
+	listener, err := net.Listen("unix", silent)
+	must(t, err)
+	t.Cleanup(func() { listener.Close() })
+	theirs := filepath.Join(t.TempDir(), "haproxy.cfg")
+	must(t, os.WriteFile(theirs, []byte("global\n"), 0o644))
 	for _, c := range []struct {
 		name string
 		opts func(o *maintenance.Options)
@@ -222,6 +229,9 @@ func TestHAProxyOutOfReach(t *testing.T) {
 	}{
 		{"no socket", func(o *maintenance.Options) { o.HAProxySocket = filepath.Join(t.TempDir(), "none.sock") }, []string{"there is no socket", "maintenance.haproxy_socket"}},
 		{"nobody behind it", func(o *maintenance.Options) { o.HAProxySocket = gone.Socket }, []string{"HAProxy runs"}},
+		{"the master's socket", func(o *maintenance.Options) { o.HAProxySocket = h.Master }, []string{"HAProxy's master process", "maintenance.haproxy_socket"}},
+		{"another program's socket", func(o *maintenance.Options) { o.HAProxySocket, o.Timeout = silent, time.Second }, []string{"no answer in time", "stats socket"}},
+		{"a state file that is none", func(o *maintenance.Options) { o.HAProxyStateFile = theirs }, []string{theirs, "maintenance.haproxy_state_file"}},
 		{"no backend", func(o *maintenance.Options) { o.HAProxyBackend = "other" }, []string{"no such backend", "maintenance.haproxy_backend"}},
 		{"level operator", func(o *maintenance.Options) { o.HAProxySocket = weak.Socket }, []string{"permission denied", "level admin"}},
 		{"state file in no directory", func(o *maintenance.Options) { o.HAProxyStateFile = filepath.Join(t.TempDir(), "none", "state") }, []string{"state file", "maintenance.haproxy_state_file"}},
@@ -246,6 +256,9 @@ func TestHAProxyOutOfReach(t *testing.T) {
 				t.Errorf("server states %q", got)
 			}
 		})
+	}
+	if b, err := os.ReadFile(theirs); err != nil || string(b) != "global\n" {
+		t.Errorf("the file that is no state file holds %q, %v", b, err)
 	}
 }
 

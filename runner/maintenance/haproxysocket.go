@@ -1,6 +1,7 @@
 package maintenance
 
 import (
+	"bytes"
 	"context"
 	"encoding/csv"
 	"errors"
@@ -20,7 +21,7 @@ var errNoBackend = errors.New("no such backend")
 // haproxySocket is the path of HAProxy's runtime API.
 type haproxySocket string
 
-// maxAnswer bounds what HAProxy may say to one line.
+// maxAnswer bounds what HAProxy may answer to one line, in bytes.
 const maxAnswer = 4 << 20
 
 // ask sends one line and returns the answer, without the space around it.
@@ -44,7 +45,10 @@ func (s haproxySocket) ask(ctx context.Context, line string) (string, error) {
 	_, err = io.WriteString(c, line+"\n")
 	var b []byte
 	if err == nil {
-		b, err = io.ReadAll(io.LimitReader(c, maxAnswer))
+		b, err = readAnswer(c)
+	}
+	if errors.Is(err, errMaster) {
+		return "", fmt.Errorf("ask HAProxy at %s: %w: name the socket of a \"stats socket\" line with \"level admin\" in maintenance.haproxy_socket", string(s), err)
 	}
 	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		// It took the connection and ended before it answered.
@@ -52,6 +56,9 @@ func (s haproxySocket) ask(ctx context.Context, line string) (string, error) {
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "", fmt.Errorf("ask HAProxy at %s: it took the question and gave no answer in time: check that this is HAProxy's stats socket and not that of another program: %w", string(s), err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("ask HAProxy at %s: %w", string(s), err)
@@ -61,6 +68,30 @@ func (s haproxySocket) ask(ctx context.Context, line string) (string, error) {
 		return "", fmt.Errorf("ask HAProxy at %s: permission denied: give this stats socket \"level admin\"", string(s))
 	}
 	return said, nil
+}
+
+// errMaster says that the socket is HAProxy's master's (haproxy -S), which knows
+// the processes and not the servers.
+var errMaster = errors.New("this is the socket of HAProxy's master process, which knows no servers")
+
+// readAnswer reads what HAProxy says until it closes the connection, which the
+// master does not: it waits for more commands after one that it does not know.
+func readAnswer(c io.Reader) ([]byte, error) {
+	var b []byte
+	chunk := make([]byte, 16<<10)
+	for len(b) < maxAnswer {
+		n, err := c.Read(chunk)
+		b = append(b, chunk[:n]...)
+		switch {
+		case errors.Is(err, io.EOF):
+			return b, nil
+		case err != nil:
+			return nil, err
+		case bytes.HasPrefix(b, []byte("Unknown command")) && bytes.HasSuffix(b, []byte("\n\n")) && bytes.Contains(b, []byte("show proc")):
+			return nil, errMaster
+		}
+	}
+	return b[:maxAnswer], nil
 }
 
 // serverStates is what "show servers state" tells.

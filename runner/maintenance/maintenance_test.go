@@ -1,7 +1,6 @@
 package maintenance_test
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
@@ -49,24 +48,6 @@ func newApp(t *testing.T) *app {
 
 func (a *app) serve(version string) { a.version.Store(&version) }
 func (a *app) answerSlow()          { a.once.Do(func() { close(a.release) }) }
-
-// logbook collects what the switch logs.
-type logbook struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logbook) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // newSwitch returns a switch with time enough for a slow machine, unless opts
 // say what must be over.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/wrktalk/wrktalk-agent/internal/fault"
@@ -20,18 +21,18 @@ type nginx struct {
 	log           *slog.Logger
 }
 
-func (n *nginx) plan(context.Context, *record) (bool, error) {
+func (n *nginx) prepare(context.Context, *record) (bool, error) {
 	state, err := lookAtFlag(n.flagFile, nil)
 	return state == flagForeign, err
 }
 
-func (n *nginx) on(ctx context.Context, r *record, _ func() error) error {
+func (n *nginx) enable(ctx context.Context, r *record, _ func() error) error {
 	state, err := lookAtFlag(n.flagFile, r)
 	if err != nil {
 		return err
 	}
 	if state == flagAbsent {
-		if err := raiseFlag(n.flagFile, r); err != nil {
+		if err := createFlag(n.flagFile, r); err != nil {
 			return err
 		}
 	}
@@ -39,24 +40,26 @@ func (n *nginx) on(ctx context.Context, r *record, _ func() error) error {
 	if err := n.reload(ctx); err != nil || n.reloadCommand == "" {
 		return err
 	}
-	why := make(chan error, 1)
-	go func() { why <- n.unseen(ctx) }() // meanwhile
 	n.waitForOldWorkers(ctx, before)
-	if err := <-why; err != nil {
-		return unsure{err}
+	// A reload that succeeds proves nothing: without the snippet, nginx goes on
+	// serving the application (TestNginxThatDoesNotLookForTheFlag).
+	if config, err := n.configuration(ctx); err == nil {
+		if err := n.looksForFlag(config); err != nil {
+			return unverifiedError{err}
+		}
 	}
 	return nil
 }
 
-func (n *nginx) off(ctx context.Context, r *record) (bool, error) {
-	kept, err := lowerFlag(n.flagFile, r)
+func (n *nginx) disable(ctx context.Context, r *record) (bool, error) {
+	kept, err := removeFlag(n.flagFile, r)
 	if kept || err != nil {
 		return kept, err
 	}
 	return false, n.reload(ctx)
 }
 
-func (n *nginx) look(_ context.Context, r *record) (on, ours bool, err error) {
+func (n *nginx) state(_ context.Context, r *record) (on, ours bool, err error) {
 	state, err := lookAtFlag(n.flagFile, r)
 	return state == flagOurs || state == flagForeign, state == flagOurs, err
 }
@@ -65,13 +68,13 @@ func (n *nginx) look(_ context.Context, r *record) (on, ours bool, err error) {
 // is there at all, heeds the flag.
 func (n *nginx) reload(ctx context.Context) error {
 	if err := fault.Point("maintenance.nginx.reload:" + n.flagFile); err != nil {
-		return unsure{err}
+		return unverifiedError{err}
 	}
 	if n.reloadCommand == "" {
 		return nil
 	}
 	if err := runShell(ctx, n.reloadCommand); err != nil {
-		return unsure{fmt.Errorf("reload nginx with maintenance.reload_command: %w: check that nginx runs here, or choose another maintenance.mode_handler", err)}
+		return unverifiedError{fmt.Errorf("reload nginx with maintenance.reload_command: %w: check that nginx runs here, or choose another maintenance.mode_handler", err)}
 	}
 	return nil
 }
@@ -80,18 +83,15 @@ func (n *nginx) reload(ctx context.Context) error {
 // gone, and with them the requests that had begun before the page was on.
 // Websockets may keep a worker for hours, and a second nginx on the machine is
 // not reloaded at all, so the wait is bounded.
-func (n *nginx) waitForOldWorkers(ctx context.Context, before []process) {
-	if n.drain < 0 || len(before) == 0 {
+func (n *nginx) waitForOldWorkers(ctx context.Context, before []int) {
+	if n.drain < 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.drain)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		if !anyAlive(before) {
-			return
-		}
+	for anyNginxWorker(before) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -99,4 +99,34 @@ func (n *nginx) waitForOldWorkers(ctx context.Context, before []process) {
 			return
 		}
 	}
+}
+
+// maxConfig bounds how much of nginx's configuration is looked through, in bytes.
+const maxConfig = 8 << 20
+
+// configuration returns what nginx takes for its configuration. It is "", which
+// looksForFlag lets pass, where the reload command is not nginx's own.
+func (n *nginx) configuration(ctx context.Context) (string, error) {
+	program, ok := strings.CutSuffix(n.reloadCommand, " -s reload")
+	if !ok {
+		return "", nil
+	}
+	config, err := shell(ctx, program+" -T", maxConfig)
+	if err != nil {
+		return "", fmt.Errorf("nginx does not accept its configuration: %w", err)
+	}
+	return config, nil
+}
+
+// looksForFlag returns an error unless a line of config names the flag file.
+func (n *nginx) looksForFlag(config string) error {
+	if config == "" {
+		return nil
+	}
+	for line := range strings.Lines(config) {
+		if !strings.HasPrefix(strings.TrimSpace(line), "#") && strings.Contains(line, n.flagFile) {
+			return nil
+		}
+	}
+	return fmt.Errorf("nginx's configuration does not look for %s: include wrktalk-maintenance.conf in the server block", n.flagFile)
 }

@@ -3,6 +3,7 @@ package maintenance_test
 import (
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -58,7 +59,12 @@ func TestNginxWaitsForRequestsOnTheirWay(t *testing.T) {
 	entered := make(chan error, 1)
 	go func() { entered <- s.Enter(t.Context(), "task-1") }()
 	eventually(t, "the flag", func() bool { return exists(n.FlagFile) })
-	for range 100 { // which gives an Enter that does not wait the time to return
+	// An Enter that does not wait has the time to return, slow as the machine may
+	// be: it asks nginx for its configuration once, and the probe once.
+	for range 10 {
+		must(t, exec.Command("/bin/sh", "-c", strings.Replace(n.ReloadCommand, "-s reload", "-T", 1)).Run())
+	}
+	for range 100 {
 		if status, _, _ := get(t, http.MethodGet, n.URL); status != http.StatusServiceUnavailable {
 			t.Fatalf("status %d while the last request is being answered", status)
 		}
@@ -75,7 +81,7 @@ func TestNginxWaitsForRequestsOnTheirWay(t *testing.T) {
 	}
 }
 
-func TestNginxHoldsTheFlag(t *testing.T) {
+func TestNginxKeepsTheFlag(t *testing.T) {
 	a := newApp(t)
 	n := testenv.NewNginx(t, testenv.NginxOptions{Upstream: a.address})
 	s := newSwitch(t, nginxOptions(n))
@@ -270,4 +276,21 @@ func TestNginxReloadFailsButThePageServes(t *testing.T) {
 		opts.ReloadCommand = reload
 		deploy(t, newSwitch(t, opts), a, n.URL, nil)
 	}
+}
+
+// A reload that succeeds proves nothing: nginx without the snippet, or with
+// another path in it, goes on serving the application. Nobody is told that the
+// page is on.
+func TestNginxThatDoesNotLookForTheFlag(t *testing.T) {
+	a := newApp(t)
+	n := testenv.NewNginx(t, testenv.NginxOptions{Upstream: a.address})
+	s := newSwitch(t, maintenance.Options{
+		Handler: maintenance.HandlerNginx, FlagFile: filepath.Join(t.TempDir(), "elsewhere"), ReloadCommand: n.ReloadCommand,
+	})
+	err := s.Enter(t.Context(), "task-1")
+	if err == nil || !strings.Contains(err.Error(), "does not look for") || !strings.Contains(err.Error(), "include wrktalk-maintenance.conf") {
+		t.Errorf("Enter() = %v", err)
+	}
+	must(t, s.Leave(t.Context(), "task-1"))
+	state(t, s, false, false)
 }

@@ -2,6 +2,8 @@ package maintenance_test
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -59,8 +61,8 @@ func TestRecoverNginxFromEveryPrefix(t *testing.T) {
 }
 
 // The run that the page is for may still be on after a crash of the runner: then
-// the page stays, and is held again.
-func TestRecoverForTheActiveOwnerHoldsOn(t *testing.T) {
+// the page stays, and is kept on again.
+func TestRecoverForTheActiveOwnerKeepsThePage(t *testing.T) {
 	a := newApp(t)
 	n := testenv.NewNginx(t, testenv.NginxOptions{Upstream: a.address})
 	opts := nginxOptions(n)
@@ -112,6 +114,42 @@ func TestRecoverFromAnUnreadableRecord(t *testing.T) {
 	}
 }
 
+// The file on disk is read as releases up to now have written it.
+func TestRecoverReadsTheRecordOfAnEarlierRelease(t *testing.T) {
+	a := newApp(t)
+	h := testenv.NewHAProxy(t, testenv.HAProxyOptions{Upstreams: []string{a.address, a.address, a.address}})
+	for _, name := range []string{"app1", "app2", "app3"} {
+		command(t, h, "set server wrktalk/"+name+" state maint")
+	}
+	opts := maintenance.Options{StateFile: filepath.Join(t.TempDir(), "maintenance.json")}
+	must(t, os.WriteFile(opts.StateFile, fmt.Appendf(nil, `{
+  "schema": 1,
+  "owner": "task-1",
+  "entered_at": "2026-03-01T10:00:00.5Z",
+  "confirmed": true,
+  "target": {
+    "handler": "haproxy",
+    "haproxy_socket": %q,
+    "haproxy_backend": %q,
+    "haproxy_state_file": %q
+  },
+  "mark": "wrktalk-agent NONCE task-1\n",
+  "flag_time": "2026-03-01T10:00:00Z",
+  "servers": [
+    {"name": "app1", "restore": "ready"},
+    {"name": "app2", "restore": "drain"}
+  ]
+}
+`, h.Socket, h.Backend, h.StateFile), 0o600))
+	must(t, newSwitch(t, opts).Recover(t.Context(), ""))
+	if got := serverAdmin(t, h); got != "0 8 1" {
+		t.Errorf("server states %q, want ready, drain, and the operator's maintenance", got)
+	}
+	if exists(opts.StateFile) {
+		t.Error("the record is still there")
+	}
+}
+
 // A second run of the same agent takes the page over without a gap.
 func TestEnterTakesOverFromAnEarlierRun(t *testing.T) {
 	a := newApp(t)
@@ -143,11 +181,36 @@ func TestCheck(t *testing.T) {
 	elsewhere.FlagFile = filepath.Join(t.TempDir(), "other-flag")
 	missing := nginxOptions(n)
 	missing.ReloadCommand = "no-such-nginx -s reload"
+	flag := func(make func(path string) error) maintenance.Options {
+		path := filepath.Join(t.TempDir(), "flag")
+		must(t, make(path))
+		return maintenance.Options{Handler: maintenance.HandlerNginx, FlagFile: path, ReloadCommand: "true"}
+	}
+	text := func(path string) error { return os.WriteFile(path, []byte("user nginx;\n"), 0o644) }
+	giveAway := func(path string) error {
+		return errors.Join(os.WriteFile(path, []byte("theirs"), 0o644), os.Chown(path, 12345, -1))
+	}
+	theirs, made := maintenance.Options{}, []string(nil)
+	if os.Geteuid() == 0 { // only root can give a file away
+		theirs, made = flag(giveAway), []string{"made by user 12345"}
+	}
+	stranger := maintenance.Options{StateFile: filepath.Join(t.TempDir(), "maintenance.json")}
+	must(t, os.WriteFile(stranger.StateFile, []byte(`{"schema":1,"owner":"x","target":{"handler":"command","leave_command":"id"}}`), 0o644))
+	must(t, os.Chmod(stranger.StateFile, 0o666))
+	stranger.Handler, stranger.EnterCommand, stranger.LeaveCommand = maintenance.HandlerCommand, "true", "true"
+	nowhere := maintenance.Options{StateFile: filepath.Join(flag(text).FlagFile, "state", "maintenance.json")}
+	nowhere.Handler, nowhere.EnterCommand, nowhere.LeaveCommand = maintenance.HandlerCommand, "true", "true"
 	for _, c := range []struct {
 		name string
 		opts maintenance.Options
 		want []string // of what is wrong, in order
 	}{
+		{"an operator's flag", flag(func(path string) error { return os.WriteFile(path, nil, 0o644) }), nil},
+		{"a file that is no flag", flag(text), []string{"12 bytes that are not the agent's"}},
+		{"a stranger's flag", theirs, made},
+		{"a directory for a flag", flag(func(path string) error { return os.Mkdir(path, 0o755) }), []string{"is in the way"}},
+		{"a record that anybody may write", stranger, []string{"others than the agent's user may have written it"}},
+		{"no place for the record", nowhere, []string{"read maintenance record"}},
 		{"nginx", nginxOptions(n), nil},
 		{"haproxy", haproxyOptions(h), nil},
 		{"none", maintenance.Options{}, nil},

@@ -16,8 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/telemetry"
 	"github.com/wrktalk/wrktalk-agent/supervisor"
 )
 
@@ -98,7 +98,7 @@ func New(o Options) *Metrics {
 		ConstLabels: prometheus.Labels{"version": o.Version, "goversion": o.GoVersion},
 	})
 	info.Set(1)
-	for _, kind := range []string{string(task.KindDeploy), string(task.KindRollback), meter.KindOther} {
+	for _, kind := range []string{string(task.KindDeploy), string(task.KindRollback), telemetry.KindOther} {
 		for _, status := range []task.Status{task.StatusCompleted, task.StatusFailed} {
 			m.tasks.WithLabelValues(kind, string(status))
 		}
@@ -106,14 +106,14 @@ func New(o Options) *Metrics {
 	for _, phase := range phases {
 		m.phases.WithLabelValues(string(phase))
 	}
-	for _, result := range []string{meter.MailSent, meter.MailDeferred, meter.MailFailed} {
+	for _, result := range []string{telemetry.MailSent, telemetry.MailDeferred, telemetry.MailFailed} {
 		m.mails.WithLabelValues(result)
 	}
-	for _, state := range []string{meter.QueueDue, meter.QueueScheduled} {
+	for _, state := range []string{telemetry.QueueDue, telemetry.QueueScheduled} {
 		m.queue.WithLabelValues(state)
 	}
 	m.registry.MustRegister(m.tasks, m.phases, m.mails, m.queue, m.heartbeat, m.lastPoll, m.page, info,
-		newLook(o.Components, o.Staging))
+		newCollector(o.Components, o.Staging))
 	// Nobody compresses a page on loopback, and a compressor takes a megabyte.
 	m.Handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: 4})
 	return m
@@ -121,33 +121,33 @@ func New(o Options) *Metrics {
 
 // Observe takes a sample. Any goroutine may call it. A sample that no metric
 // is kept of is an error; phases that are mere moments are passed over.
-func (m *Metrics) Observe(s meter.Sample) error {
-	if want, known := arity[s.Measure]; !known || len(s.Labels) != want || s.Value < 0 {
-		return fmt.Errorf("observe %q: %d labels and value %g are none that a metric is kept of", string(s.Measure), len(s.Labels), s.Value)
+func (m *Metrics) Observe(s telemetry.Sample) error {
+	if want, known := arity[s.Metric]; !known || len(s.Labels) != want || s.Value < 0 {
+		return fmt.Errorf("observe %q: %d labels and value %g are none that a metric is kept of", string(s.Metric), len(s.Labels), s.Value)
 	}
-	switch s.Measure {
-	case meter.TaskEnded:
+	switch s.Metric {
+	case telemetry.TaskEnded:
 		m.tasks.WithLabelValues(s.Labels...).Inc()
-	case meter.PhaseEnded:
+	case telemetry.PhaseEnded:
 		if slices.Contains(phases, task.Phase(s.Labels[0])) {
 			m.phases.WithLabelValues(s.Labels...).Observe(s.Value)
 		}
-	case meter.Mail:
+	case telemetry.Mail:
 		m.mails.WithLabelValues(s.Labels...).Inc()
-	case meter.Queue:
+	case telemetry.Queue:
 		m.queue.WithLabelValues(s.Labels...).Set(s.Value)
-	case meter.Heartbeat:
+	case telemetry.Heartbeat:
 		m.heartbeat.Set(s.Value)
-	case meter.Polled:
+	case telemetry.Polled:
 		m.lastPoll.Set(s.Value)
-	case meter.Maintenance:
+	case telemetry.Maintenance:
 		m.page.Set(s.Value)
 	}
 	return nil
 }
 
-// arity is how many labels the samples of a measure have.
-var arity = map[meter.Measure]int{
-	meter.TaskEnded: 2, meter.PhaseEnded: 1, meter.Mail: 1, meter.Queue: 1,
-	meter.Heartbeat: 0, meter.Polled: 0, meter.Maintenance: 0,
+// arity is how many labels the samples of a metric have.
+var arity = map[telemetry.Metric]int{
+	telemetry.TaskEnded: 2, telemetry.PhaseEnded: 1, telemetry.Mail: 1, telemetry.Queue: 1,
+	telemetry.Heartbeat: 0, telemetry.Polled: 0, telemetry.Maintenance: 0,
 }

@@ -10,42 +10,42 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
-	"github.com/wrktalk/wrktalk-agent/internal/meter"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/telemetry"
 	"github.com/wrktalk/wrktalk-agent/supervisor"
 )
 
-// bench is metrics about parts that the test decides on.
-type bench struct {
+// fixture is metrics about parts that the test decides on.
+type fixture struct {
 	*Metrics
-	meter      meter.Meter
+	record     telemetry.Recorder
 	components []supervisor.Status
 	staging    Staging
 	err        error
 }
 
-func newBench(t *testing.T) *bench {
-	b := &bench{
+func newFixture(t *testing.T) *fixture {
+	f := &fixture{
 		components: []supervisor.Status{{Name: "fetcher", Ready: true}, {Name: "runner", Restarts: 3, CrashLoop: true}},
 		staging:    Staging{Tasks: map[string]int{"ready": 2, "done": 0}, Bytes: 4096},
 	}
-	b.Metrics = New(Options{
+	f.Metrics = New(Options{
 		Version: "1.2.3", GoVersion: "go1.26",
-		Components: func() []supervisor.Status { return b.components },
-		Staging:    func() (Staging, error) { return b.staging, b.err },
+		Components: func() []supervisor.Status { return f.components },
+		Staging:    func() (Staging, error) { return f.staging, f.err },
 	})
-	b.meter = func(s meter.Sample) {
-		if err := b.Observe(s); err != nil {
+	f.record = func(s telemetry.Sample) {
+		if err := f.Observe(s); err != nil {
 			t.Error(err)
 		}
 	}
-	return b
+	return f
 }
 
-func (b *bench) page(t *testing.T) string {
+func (f *fixture) page(t *testing.T) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	b.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	f.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 	if w.Code != 200 {
 		t.Fatalf("the page is %d %s", w.Code, w.Body)
 	}
@@ -53,9 +53,9 @@ func (b *bench) page(t *testing.T) string {
 }
 
 // want fails unless the page has all the lines.
-func (b *bench) want(t *testing.T, lines ...string) {
+func (f *fixture) want(t *testing.T, lines ...string) {
 	t.Helper()
-	page := b.page(t)
+	page := f.page(t)
 	for _, l := range lines {
 		if !strings.Contains("\n"+page, "\n"+l+"\n") {
 			t.Errorf("the page has no line %q:\n%s", l, page)
@@ -64,23 +64,23 @@ func (b *bench) want(t *testing.T, lines ...string) {
 }
 
 func TestEverySampleIsKept(t *testing.T) {
-	b := newBench(t)
-	b.want(t,
+	f := newFixture(t)
+	f.want(t,
 		`wrktalk_agent_tasks_total{kind="rollback",result="failed"} 0`,
 		`wrktalk_agent_mail_attempts_total{result="deferred"} 0`,
 		`wrktalk_agent_phase_duration_seconds_count{phase="restoring"} 0`,
 		`wrktalk_agent_last_poll_timestamp_seconds 0`,
 		`wrktalk_agent_build_info{goversion="go1.26",version="1.2.3"} 1`,
 	)
-	b.meter.TaskEnded(task.KindRollback, task.StatusFailed)
-	b.meter.TaskEnded("reboot", task.StatusFailed)
-	b.meter.PhaseEnded(task.PhaseRestoring, 90*time.Second)
-	b.meter.PhaseEnded(task.PhaseDone, time.Second) // a moment
-	b.meter.Mail(meter.MailDeferred)
-	b.meter.Queue(2, 7)
-	b.meter.Queue(1, 8)
-	b.meter.Maintenance(true)
-	b.want(t,
+	f.record.TaskEnded(task.KindRollback, task.StatusFailed)
+	f.record.TaskEnded("reboot", task.StatusFailed)
+	f.record.PhaseEnded(task.PhaseRestoring, 90*time.Second)
+	f.record.PhaseEnded(task.PhaseDone, time.Second) // a moment
+	f.record.Mail(telemetry.MailDeferred)
+	f.record.Queue(2, 7)
+	f.record.Queue(1, 8)
+	f.record.Maintenance(true)
+	f.want(t,
 		`wrktalk_agent_tasks_total{kind="rollback",result="failed"} 1`,
 		`wrktalk_agent_tasks_total{kind="other",result="failed"} 1`,
 		`wrktalk_agent_mail_attempts_total{result="deferred"} 1`,
@@ -91,14 +91,14 @@ func TestEverySampleIsKept(t *testing.T) {
 		`wrktalk_agent_queue_depth{state="scheduled"} 8`,
 		`wrktalk_agent_maintenance 1`,
 	)
-	if page := b.page(t); strings.Contains(page, `"done"} 1`) {
+	if page := f.page(t); strings.Contains(page, `"done"} 1`) {
 		t.Error("a moment is measured")
 	}
 	before := float64(time.Now().Unix())
-	b.meter.Polled()
-	b.meter.Heartbeat()
+	f.record.Polled()
+	f.record.Heartbeat()
 	for _, g := range []string{"last_poll", "heartbeat"} {
-		families, err := b.registry.Gather()
+		families, err := f.registry.Gather()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,42 +111,42 @@ func TestEverySampleIsKept(t *testing.T) {
 }
 
 func TestWhatIsLookedAt(t *testing.T) {
-	b := newBench(t)
+	f := newFixture(t)
 	lines := []string{
 		`wrktalk_agent_component_ready{component="fetcher"} 1`,
 		`wrktalk_agent_component_ready{component="runner"} 0`,
 		`wrktalk_agent_component_restarts_total{component="runner"} 3`,
 		`wrktalk_agent_component_crash_loop{component="runner"} 1`,
 	}
-	b.want(t, append(lines, `wrktalk_agent_staging_tasks{state="ready"} 2`, `wrktalk_agent_staging_bytes 4096`)...)
-	b.staging.Bytes = -1
-	b.want(t, append(lines, `wrktalk_agent_staging_tasks{state="ready"} 2`)...)
-	if page := b.page(t); strings.Contains(page, "staging_bytes") {
+	f.want(t, append(lines, `wrktalk_agent_staging_tasks{state="ready"} 2`, `wrktalk_agent_staging_bytes 4096`)...)
+	f.staging.Bytes = -1
+	f.want(t, append(lines, `wrktalk_agent_staging_tasks{state="ready"} 2`)...)
+	if page := f.page(t); strings.Contains(page, "staging_bytes") {
 		t.Error("bytes that were not counted are on the page")
 	}
-	b.err = errors.New("gone")
-	b.want(t, lines...)
-	if page := b.page(t); strings.Contains(page, "staging_tasks") || strings.Contains(page, "staging_bytes") {
+	f.err = errors.New("gone")
+	f.want(t, lines...)
+	if page := f.page(t); strings.Contains(page, "staging_tasks") || strings.Contains(page, "staging_bytes") {
 		t.Error("a directory that cannot be read is on the page")
 	}
 }
 
 func TestSamplesThatFitNothingAreRefused(t *testing.T) {
-	b := newBench(t)
-	for _, s := range []meter.Sample{
-		{Measure: "weather"},
-		{Measure: meter.TaskEnded, Labels: []string{"deploy"}},
-		{Measure: meter.PhaseEnded, Labels: []string{"staging"}, Value: -1},
-		{Measure: meter.Heartbeat, Labels: []string{"x"}},
+	f := newFixture(t)
+	for _, s := range []telemetry.Sample{
+		{Metric: "weather"},
+		{Metric: telemetry.TaskEnded, Labels: []string{"deploy"}},
+		{Metric: telemetry.PhaseEnded, Labels: []string{"staging"}, Value: -1},
+		{Metric: telemetry.Heartbeat, Labels: []string{"x"}},
 	} {
-		if err := b.Observe(s); err == nil {
+		if err := f.Observe(s); err == nil {
 			t.Errorf("sample %+v is taken", s)
 		}
 	}
 }
 
 func TestPromlint(t *testing.T) {
-	problems, err := promlint.New(strings.NewReader(newBench(t).page(t))).Lint()
+	problems, err := promlint.New(strings.NewReader(newFixture(t).page(t))).Lint()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,19 +156,19 @@ func TestPromlint(t *testing.T) {
 }
 
 func TestSamplesAndPagesAtOnce(t *testing.T) {
-	b := newBench(t)
+	f := newFixture(t)
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
 			for range 100 {
-				b.meter.Mail(meter.MailSent)
-				b.meter.Queue(1, 1)
+				f.record.Mail(telemetry.MailSent)
+				f.record.Queue(1, 1)
 			}
 		})
 	}
 	for range 2 {
-		wg.Go(func() { b.page(t) })
+		wg.Go(func() { f.page(t) })
 	}
 	wg.Wait()
-	b.want(t, `wrktalk_agent_mail_attempts_total{result="sent"} 400`)
+	f.want(t, `wrktalk_agent_mail_attempts_total{result="sent"} 400`)
 }

@@ -1,7 +1,8 @@
 // Command prebuild builds what the tests need and would otherwise build in the
-// middle of one of them: a Kubernetes control plane, Helm's program and Docker
-// Compose's. What was built before costs nothing. Where they cannot be built the
-// tests that need them are skipped, so it only says so; in CI it fails.
+// middle of one of them: a Kubernetes control plane, Helm's program, Docker
+// Compose's, the application in the test images and a tree of Debian. What was built before costs
+// nothing. Where they cannot be built the tests that need them are skipped, so it
+// only says so; in CI it fails.
 package main
 
 import (
@@ -25,6 +26,8 @@ func main() {
 		{"Kubernetes", testenv.BuildKubernetes},
 		{"Helm", testenv.BuildHelmCLI},
 		{"Docker Compose", testenv.BuildComposeCLI},
+		{"the test application", testenv.BuildApp},
+		{"a tree of Debian", testenv.BuildDebian},
 	} {
 		if _, err := p.build(ctx); err != nil {
 			fmt.Fprintf(os.Stderr, "prebuild: %s: %v\n", p.name, err)

@@ -4,6 +4,9 @@
 //
 //	serve           answers HTTP on :8080 (default)
 //	crash [N]       says so and exits with N (default 1)
+//	start N FILE    crashes, but serves from its Nth start on, which FILE counts
+//	relapse FILE D  crashes at its first start at once, at every later one, which FILE
+//	                counts, after D (a duration)
 //	once [N]        does its one job and exits with N (default 0)
 //	sick            serves, but its health check never succeeds
 //	late            serves, healthy once APP_DELAY (a duration) has passed
@@ -23,12 +26,9 @@ import (
 	"time"
 )
 
-var version = "unknown" // set when the image is made
+var version = os.Getenv("APP_VERSION") // the image sets it
 
 func main() {
-	if v := os.Getenv("APP_VERSION"); v != "" {
-		version = v
-	}
 	mode := os.Getenv("APP_MODE")
 	if len(os.Args) > 1 {
 		mode = os.Args[1]
@@ -38,6 +38,19 @@ func main() {
 		serve(mode)
 	case "crash":
 		end("cannot go on: "+os.Getenv("APP_LAST_WORDS"), 1)
+	case "start":
+		if n, _ := strconv.Atoi(os.Args[2]); starts(os.Args[3]) < n {
+			fmt.Println("cannot reach the database")
+			os.Exit(1)
+		}
+		serve(mode)
+	case "relapse":
+		if starts(os.Args[2]) > 1 {
+			lives, _ := time.ParseDuration(os.Args[3])
+			time.Sleep(lives)
+		}
+		fmt.Println("cannot reach the database")
+		os.Exit(1)
 	case "once":
 		end("the one job is done", 0)
 	case "health":
@@ -45,6 +58,16 @@ func main() {
 	default:
 		end("unknown mode "+mode, 2)
 	}
+}
+
+// starts counts one more start in the file, and returns how many there were.
+func starts(file string) int {
+	counted, _ := os.ReadFile(file) // none before the first
+	counted = append(counted, 'x')
+	if err := os.WriteFile(file, counted, 0o644); err != nil {
+		end(err.Error(), 3)
+	}
+	return len(counted)
 }
 
 // end says something and exits with the code of the second argument.
