@@ -20,7 +20,8 @@ import (
 )
 
 // TestLogsAreQuoted has the pod run on a node of its own, whose kubelet is the
-// test: the API fetches logs there.
+// test: the API fetches logs there. Its taint keeps the pods of other tests away, which
+// would be deleted with the node.
 func TestLogsAreQuoted(t *testing.T) {
 	t.Parallel()
 	b := newFixture(t)
@@ -42,7 +43,8 @@ func TestLogsAreQuoted(t *testing.T) {
 	defer kubelet.Close()
 	port := kubelet.Listener.Addr().(*net.TCPAddr).Port
 	node := b.ns
-	_, err := b.k.Do("POST", "/api/v1/nodes", fmt.Sprintf(`{"apiVersion":"v1","kind":"Node","metadata":{"name":%q},"status":{
+	_, err := b.k.Do("POST", "/api/v1/nodes", fmt.Sprintf(`{"apiVersion":"v1","kind":"Node","metadata":{"name":%q},
+		"spec":{"taints":[{"key":"wrktalk.test/own","effect":"NoSchedule"}]},"status":{
 		"addresses":[{"type":"InternalIP","address":"127.0.0.1"}],"daemonEndpoints":{"kubeletEndpoint":{"Port":%d}},
 		"conditions":[{"type":"Ready","status":"True","reason":"Test","message":"","lastHeartbeatTime":"2026-01-01T00:00:00Z","lastTransitionTime":"2026-01-01T00:00:00Z"}],
 		"allocatable":{"cpu":"16","memory":"64Gi","pods":"10"},"capacity":{"cpu":"16","memory":"64Gi","pods":"10"}}}`, node, port))
