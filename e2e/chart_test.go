@@ -170,3 +170,75 @@ func TestChart(t *testing.T) {
 		}
 	}
 }
+
+// Registry, namespace and agent are set up as docs/kubernetes.md says, both ways.
+func TestKubernetesPage(t *testing.T) {
+	t.Parallel()
+	testenv.Docker(t)
+	w := newKubeWorld(t)
+	registry := testenv.NewRegistry(t, testenv.RegistryOptions{})
+	image := registry + "/wrktalk-agent:VERSION"
+	t.Cleanup(func() { testenv.DockerOutput(t, "rmi", image) })
+	password := w.write("password", []byte(dbPassword))
+	run := func(namespace, script string) {
+		t.Helper()
+		script = strings.NewReplacer("-n wrktalk", "-n "+namespace, "namespace wrktalk", "namespace "+namespace).Replace(script)
+		if out, err := w.kube.Script("..", script); err != nil {
+			t.Fatalf("%v:\n%s\n%s", err, script, out)
+		}
+	}
+	for _, way := range []string{
+		testenv.Doc(t, "docs/kubernetes.md", "Setting up", 1, "registry.example.com", registry),
+		testenv.Doc(t, "docs/kubernetes.md", "Setting up", 2),
+	} {
+		namespace := w.ns + "-" + strings.Fields(way)[0]
+		t.Cleanup(func() { run(namespace, "kubectl delete namespace wrktalk --wait=false") })
+		run(namespace, testenv.Doc(t, "docs/kubernetes.md", "Setting up", 0,
+			"make image", "docker inspect "+testenv.AgentImage(t)+" >/dev/null", " wrktalk-agent:VERSION", " "+testenv.AgentImage(t),
+			"registry.example.com", registry, "=FILE", "="+password))
+		run(namespace, way)
+	}
+	config := w.write("config.json", []byte(`{"auths": {"registry.example.com": {"auth": "dTpw"}}}`))
+	run(w.ns, testenv.Doc(t, "docs/kubernetes.md", "Images of a private registry", 0, "$HOME/.docker/config.json", config))
+	if got := w.kubectl("run", "x", "--image=x", "--dry-run=server", "--output", "jsonpath={.spec.imagePullSecrets[*].name}"); got != "registry" {
+		t.Errorf("pods pull with %q", got)
+	}
+	// No pod runs anything here, so the agent checks from outside, under its service account.
+	out := w.script(testenv.Doc(t, "docs/kubernetes.md", "Setting up", 3, "kubectl exec -n wrktalk deployment/wrktalk-agent -- ", ""))
+	if !strings.Contains(out, "Kubernetes") {
+		t.Errorf("check says %s", out)
+	}
+}
+
+// A right for a kind of somebody else is named as docs/kubernetes.md shows, and given as
+// it says.
+func TestRightForCustomKindIsGivenAsDocumented(t *testing.T) {
+	t.Parallel()
+	w := newKubeWorld(t)
+	w.apply(map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": "certificates.cert-manager.io"},
+		"spec": map[string]any{
+			"group": "cert-manager.io", "scope": "Namespaced", "names": map[string]any{"plural": "certificates", "singular": "certificate", "kind": "Certificate", "listKind": "CertificateList"},
+			"versions": []any{map[string]any{"name": "v1", "served": true, "storage": true, "schema": map[string]any{
+				"openAPIV3Schema": map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+			}}},
+		},
+	})
+	w.kubectl("wait", "--for", "condition=Established", "--timeout", patience.String(), "customresourcedefinition/certificates.cert-manager.io")
+	t.Cleanup(func() {
+		w.kubectl("delete", "customresourcedefinition", "certificates.cert-manager.io", "--wait=false")
+	})
+	w.run()
+	b := chart("1.0.0", "")
+	b["templates/certificate.yaml"] = "apiVersion: cert-manager.io/v1\nkind: Certificate\nmetadata: {name: web}\n"
+	id := w.push("1.0.0", b, "")
+	want := words(testenv.Doc(t, "docs/kubernetes.md", "Rights", 0, ":wrktalk:", ":"+w.ns+":", `"wrktalk"`, `"`+w.ns+`"`))
+	if r := w.deploy(id); r.Status != "failed" || !strings.Contains(r.Error, want) {
+		t.Fatalf("task is %s, want %q", r.Raw, want)
+	}
+	if out, err := w.kube.Script(".", testenv.Doc(t, "docs/kubernetes.md", "Rights", 1, "-n wrktalk", "-n "+w.ns, "=wrktalk:", "="+w.ns+":")); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	w.awaitRight("patch", "cert-manager.io", "certificates", true)
+	w.completes(w.ask("deploy", id))
+}

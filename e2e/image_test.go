@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,6 +74,70 @@ func (b bundle) with(text string) bundle {
 	return b
 }
 
+// words are the words of a text, wherever its lines end.
+func words(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+// script runs a shell script with the settings in its environment, which has to succeed.
+func (c *container) script(dir, script string, env ...string) string {
+	c.t.Helper()
+	bin := c.t.TempDir()
+	docker := "#!/bin/sh\n[ \"$1\" != compose ] || { shift; exec " + testenv.ComposeCLI(c.t) + " \"$@\"; }\nexec /usr/bin/docker \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(bin, "docker"), []byte(docker), 0o755); err != nil {
+		c.t.Fatal(err)
+	}
+	cmd := exec.Command("bash", "-euc", script)
+	cmd.Dir = dir
+	cmd.Env = append(append(append(os.Environ(), c.settings()...), "PATH="+bin+":"+os.Getenv("PATH")), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("%v:\n%s\n%s", err, script, out)
+	}
+	return string(out)
+}
+
+// What docs/docker.md says of building the image is what AgentImage does; for another
+// processor that takes minutes, so that here it is only looked at.
+func TestImageIsBuiltAsDocumented(t *testing.T) {
+	t.Parallel()
+	c := &container{world: newMachine(t, "none")}
+	out := c.script("..", testenv.Doc(t, "docs/docker.md", "The image", 0, "make image", "make --no-print-directory -n image VERSION=9.8.7"))
+	for _, want := range []string{"--platform linux/" + runtime.GOARCH + " ", "-t wrktalk-agent:9.8.7 ", "--platform linux/arm64 "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in what is done:\n%s", want, out)
+		}
+	}
+}
+
+// The command line of docs/docker.md.
+func TestImageByDockerRun(t *testing.T) {
+	t.Parallel()
+	c := newContainer(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "db-password"), []byte(dbPassword), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	volume := c.project + "-state"
+	testenv.DockerOutput(t, "volume", "create", "--label", "com.docker.compose.project="+c.project, volume)
+	out := c.script(dir, testenv.Doc(t, "docs/docker.md", "Running it", 1,
+		"docker run -d --name wrktalk-agent ", "docker run -d --network host --label com.docker.compose.project="+c.project+" --name "+c.project+"-agent ",
+		"=db.internal ", "=127.0.0.1 -e WRKTALK_AGENT_DB_PORT ", "_NAME=wrktalk ", "_NAME ", "_USER=wrktalk ", "_USER ",
+		"-v wrktalk-agent:", "-e WRKTALK_AGENT_COMPOSE_PROJECT_NAME -e WRKTALK_AGENT_POLL_INTERVAL -v "+volume+":", "wrktalk-agent:VERSION", testenv.AgentImage(t)))
+	c.id = strings.TrimSpace(out)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the agent's log:\n%s", c.said())
+		}
+	})
+	files := compose(testenv.AppImageWith(t, "1.0.0", 0), "volumes: ['./site:/site:ro']")
+	files["site/motd.txt"] = "of the release"
+	if r := c.deploy(c.release("1.0.0", files.tarball(t), "")); r.Status != "completed" {
+		t.Fatalf("task is %s", r.Raw)
+	}
+	if got := c.get("/file?path=/site/motd.txt"); got != "of the release" {
+		t.Errorf("the mounted file holds %q", got)
+	}
+}
+
 // The reference's own command line, with the environment and the socket alone: releases
 // without files that containers mount are deployed, others refused with what to do, and
 // that there is no page is said once.
@@ -110,8 +175,8 @@ func TestImageWithEnvironmentAndSocketAlone(t *testing.T) {
 		return strings.Contains(c.said(), "releases that mount files of their own are refused")
 	})
 	out := testenv.DockerOutput(t, "exec", c.id, "wrktalk-agent", "check")
-	for _, want := range []string{"Docker Engine", "compose.working_dir /tmp/wrktalk is in the agent's own container", "-v wrktalk-compose:/tmp/wrktalk"} {
-		if !strings.Contains(out, want) {
+	for _, want := range []string{"Docker Engine", testenv.Doc(t, "docs/docker.md", "Where releases' files lie", 0)} {
+		if !strings.Contains(words(out), words(want)) {
 			t.Errorf("check says %s, want %q", out, want)
 		}
 	}
@@ -142,7 +207,13 @@ func TestImageAsAnotherUser(t *testing.T) {
 	if out := check(); !strings.Contains(out, "may not be opened by uid 65532") || !strings.Contains(out, group) {
 		t.Errorf("check says %s, want %q", out, group)
 	}
-	if out := check(strings.Fields(group)...); !strings.Contains(out, "Docker Engine") || strings.Contains(out, "failed ") {
+	args := "--rm --network host -v /var/run/docker.sock:/var/run/docker.sock"
+	for _, v := range c.settings() {
+		name, _, _ := strings.Cut(v, "=")
+		args += " -e " + name
+	}
+	out := c.script(".", testenv.Doc(t, "docs/docker.md", "Its user", 0, "...", args+" "+testenv.AgentImage(t)+" check"))
+	if !strings.Contains(out, "Docker Engine") || strings.Contains(out, "failed ") {
 		t.Errorf("with the group, check says %s", out)
 	}
 }
@@ -215,21 +286,25 @@ func TestImageWithAVolume(t *testing.T) {
 func TestImageByComposeLeavesItself(t *testing.T) {
 	t.Parallel()
 	c := newContainer(t)
-	override := filepath.Join(t.TempDir(), "override.yaml")
-	password := filepath.Join(t.TempDir(), "db-password")
-	text := "services: {agent: {network_mode: host, extra_hosts: !reset [], environment: {WRKTALK_AGENT_POLL_INTERVAL: 1, WRKTALK_AGENT_HTTP_LISTEN: off}}}\n"
-	if err := os.WriteFile(override, []byte(text), 0o600); err != nil {
+	dir := t.TempDir()
+	shipped, err := os.ReadFile("../packaging/docker/compose.yaml")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(password, []byte(dbPassword), 0o600); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{
+		"compose.yaml":  string(shipped),
+		"override.yaml": "services: {agent: {network_mode: host, extra_hosts: !reset [], environment: {WRKTALK_AGENT_POLL_INTERVAL: 1, WRKTALK_AGENT_HTTP_LISTEN: off}}}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// In the project that it deploys, which is what the file itself avoids.
-	project := c.world.project
-	up := exec.Command(testenv.ComposeCLI(t), "-p", project, "-f", "../packaging/docker/compose.yaml", "-f", override, "up", "-d")
-	up.Env = append(append(os.Environ(), c.settings()...), "WRKTALK_AGENT_IMAGE="+testenv.AgentImage(t), "WRKTALK_AGENT_DB_PASSWORD_PATH="+password)
-	if out, err := up.CombinedOutput(); err != nil {
-		t.Fatalf("docker compose up: %v\n%s", err, out)
+	env := []string{"COMPOSE_PROJECT_NAME=" + c.world.project, "COMPOSE_FILE=compose.yaml:override.yaml", "PASSWORD=" + dbPassword}
+	said := c.script("..", testenv.Doc(t, "docs/docker.md", "Running it", 0,
+		"cd packaging/docker", "cd "+dir, "'the password'", `"$PASSWORD"`, "wrktalk-agent:VERSION", testenv.AgentImage(t), "=db.internal", "=127.0.0.1"), env...)
+	if !strings.Contains(said, "Docker Engine") {
+		t.Errorf("check says %s", said)
 	}
 	c.id = c.containers()[0]
 	t.Cleanup(func() {
@@ -254,4 +329,21 @@ func TestImageByComposeLeavesItself(t *testing.T) {
 			t.Errorf("the project has %d containers, want the agent's and the release's", n)
 		}
 	}
+	next := c.project + "-agent:next"
+	testenv.DockerOutput(t, "tag", testenv.AgentImage(t), next)
+	t.Cleanup(func() {
+		testenv.DockerOutput(t, append([]string{"rm", "-f"}, c.containers()...)...)
+		testenv.DockerOutput(t, "rmi", next)
+	})
+	c.script(dir, testenv.Doc(t, "docs/docker.md", "Updating the agent", 0), append(env, "WRKTALK_AGENT_IMAGE="+next)...)
+	former := c.id
+	for _, id := range c.containers() {
+		if testenv.DockerOutput(t, "inspect", "-f", "{{.Config.Image}} {{.State.Status}}", id) == next+" running" {
+			c.id = id
+		}
+	}
+	if c.id == former {
+		t.Error("the agent was not replaced")
+	}
+
 }

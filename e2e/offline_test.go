@@ -32,6 +32,12 @@ func (w *world) offlineRow() row {
 	return w.row(id)
 }
 
+// offlineCommand is a line of what docs/operations.md says is to be typed.
+func offlineCommand(t *testing.T, line int, replacements ...string) string {
+	t.Helper()
+	return strings.Split(testenv.Doc(t, "docs/operations.md", "While PostgreSQL is down", 0, replacements...), "\n")[line]
+}
+
 // Without the database, a Compose release that is kept on the host serves again,
 // with the env that the operator brings; the database, the flags and the
 // administrators hear of it later. The agent may be started meanwhile.
@@ -65,7 +71,7 @@ func TestOfflineRollbackOfCompose(t *testing.T) {
 	}
 	w.stop()
 	w.run() // starts without its database
-	out := w.must("rollback", "--offline", "--env", env, "--wait")
+	out := w.script(offlineCommand(t, 1, "1.4.2", "1.0.0", "prod.env", env))
 	if !strings.Contains(out, "rollback of 1.0.0 completed") {
 		t.Errorf("rollback says %s", out)
 	}
@@ -121,7 +127,7 @@ func TestOfflineRollbackOfHelm(t *testing.T) {
 	w.mails(4)
 	w.awaitClean()
 	proxy.Refuse(true)
-	out := w.must("rollback", "--offline", "--wait")
+	out := w.script(offlineCommand(t, 0))
 	if !strings.Contains(out, "rollback of 1.0.0 completed") {
 		t.Errorf("rollback says %s", out)
 	}

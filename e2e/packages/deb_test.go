@@ -39,7 +39,8 @@ func TestDeb(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 
-	said := w.Run("dpkg -i " + deb(older))
+	apt := strings.Split(testenv.Doc(t, "docs/installation.md", "Installation from packages", 0, "1.2.3_amd64", older+"_"+runtime.GOARCH), "\n")[0]
+	said := w.Run("cd /files && " + apt)
 	for _, want := range []string{"does not run yet", "/etc/wrktalk-agent/config.toml", "credentials/db_password", "systemctl enable --now wrktalk-agent"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the installation says nothing of %s:\n%s", want, said)
@@ -65,8 +66,7 @@ func TestDeb(t *testing.T) {
 
 	w.configure()
 	w.Run("wrktalk-agent config | grep -F 'credential, file /etc/wrktalk-agent/credentials/db_password'")
-	w.Run("systemd-run --wait --pipe -q -p User=wrktalk-agent -p SupplementaryGroups=docker" +
-		" -p LoadCredential=wrktalk-agent:/etc/wrktalk-agent/credentials wrktalk-agent check")
+	w.Run(testenv.Doc(t, "docs/installation.md", "What to do next", 1))
 	w.Run("systemctl enable --now wrktalk-agent")
 	w.await(w.deploy("1"))
 	w.Run("wrktalk-agent status") // as root, by hand
@@ -76,6 +76,10 @@ func TestDeb(t *testing.T) {
 	w.mails(1)
 	if info, wrong := w.logged(unit, "6..6"), w.logged(unit, "0..5"); !strings.Contains(info, `"msg":"starting"`) || strings.Contains(wrong, `"level":"INFO"`) {
 		t.Errorf("in the journal as information: %s\nas more than that: %s", info, wrong)
+	}
+
+	if said := w.Run(testenv.Doc(t, "docs/monitoring.md", "Logs", 0)); !strings.Contains(said, "\trunner\t") {
+		t.Errorf("the tasks' lines of the log are:\n%s", said)
 	}
 
 	// An upgrade in the middle of a deployment lets that end, under the agent that began it.
@@ -126,6 +130,20 @@ func TestDeb(t *testing.T) {
 	}
 	w.Run("echo 1 >/var/lib/wrktalk-agent/format")
 
+	// A reboot waits for a deployment, and the agent comes back with the host.
+	task, release = w.deployHeld("reboot")
+	w.Reboot(func() {
+		w.eventually("the agent is being stopped", func() bool { return w.property(unit, "ActiveState") == "deactivating" })
+		release()
+		w.await(task)
+	})
+	w.awaitActive(unit, 0)
+	w.await(w.deploy("rebooted"))
+	w.mails(5)
+	if n := w.sql("select count(*) from agent_task where error_message is not null"); n != "0" {
+		t.Errorf("%s tasks have an error", n)
+	}
+
 	testTarget(w)
 
 	// Removal stops it and keeps what it knows; purging keeps what is the releases'.
@@ -154,12 +172,12 @@ func TestDeb(t *testing.T) {
 // testTarget has systemd supervise the components in place of the agent.
 func testTarget(w *world) {
 	w.t.Helper()
-	w.Run("systemctl disable --now wrktalk-agent && systemctl enable --now wrktalk-agent.target")
+	w.Run(testenv.Doc(w.t, "docs/installation.md", "Two ways of supervision", 0))
 	for _, u := range components {
 		w.awaitActive(u, 0)
 	}
 	w.await(w.deploy("4"))
-	w.mails(4)
+	w.mails(6)
 
 	// Each sees what it needs.
 	for _, u := range components {
@@ -181,7 +199,7 @@ func testTarget(w *world) {
 	release()
 	w.await(task)
 	w.awaitActive("wrktalk-agent-runner.service", former)
-	w.mails(5)
+	w.mails(7)
 	if n := w.sql("select count(*) from agent_task where error_message is not null"); n != "0" {
 		w.t.Errorf("%s tasks have an error", n)
 	}

@@ -143,7 +143,8 @@ func newWorld(t testing.TB) *world {
 // configure does what the packages say is to be done before the first start.
 func (w *world) configure() {
 	w.t.Helper()
-	w.Write("/etc/wrktalk-agent/credentials/db_password", dbPassword+"\n")
+	w.Write("/run/password", dbPassword+"\n")
+	w.Run("cat /run/password | " + testenv.Doc(w.t, "docs/installation.md", "What to do next", 0))
 	w.Run(fmt.Sprintf(`cd /etc/wrktalk-agent
 sed -i -e 's/^#deployment_type = .*/deployment_type = "docker"\npoll_interval = "1s"\nheartbeat_interval = "1s"/' \
 	-e 's/^#host = .*/host = "127.0.0.1"/' -e 's/^#port = .*/port = %d/' -e 's/^#name = .*/name = "%s"/' \
@@ -160,10 +161,13 @@ func (w *world) sql(format string, args ...any) string {
 }
 
 // deploy asks for a release of the test application and returns the task.
-func (w *world) deploy(version string) string {
+func (w *world) deploy(version string) string { return w.deployWith(version, "") }
+
+// deployWith does the same; more is added to the service.
+func (w *world) deployWith(version, more string) string {
 	w.t.Helper()
 	bundle := testenv.Tarball(w.t, map[string]string{
-		"compose.yaml": "services:\n  web:\n    image: " + testenv.AppImage(w.t, version) + "\n",
+		"compose.yaml": "services:\n  web:\n    image: " + testenv.AppImage(w.t, version) + "\n    " + more + "\n",
 	})
 	return w.sql(`with a as (insert into release_artifact (release_version, chart_type, artifact_data, env_data, sha256)
 			values ('%s', 'compose', '\x%x', 'A=secret-of-%[1]s', encode(sha256('\x%[2]x'), 'hex')) returning id)

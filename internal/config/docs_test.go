@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 )
 
 const (
@@ -136,4 +138,24 @@ func TestReference(t *testing.T) {
 		}
 	}
 	t.Errorf("%s differs from the table of keys: run this test with -update", referenceFile)
+}
+
+// The parts of a configuration that the pages show are accepted as they stand.
+func TestPagesShowWhatIsAccepted(t *testing.T) {
+	for _, c := range []struct{ text, key, want string }{
+		{testenv.Doc(t, "docs/maintenance.md", "nginx", 1), "maintenance.probe_url", "https://127.0.0.1/"},
+		{testenv.Doc(t, "docs/maintenance.md", "HAProxy", 1), "maintenance.haproxy_state_file", "/run/haproxy/wrktalk-server-state"},
+		{testenv.Doc(t, "docs/maintenance.md", "Commands", 0), "maintenance.leave_command", "/usr/local/sbin/page off"},
+		{testenv.Doc(t, "docs/security.md", "What a writer to the database may do", 0), "policy.preset", "restricted"},
+	} {
+		src := source(t, []string{docker})
+		src.File = write(t, "config.toml", c.text)
+		config := mustLoad(t, src)
+		if got := setting(t, config, c.key).Value; got != c.want {
+			t.Errorf("%s comes out as %q of\n%s", c.key, got, c.text)
+		}
+		if w := config.Warnings(); len(w) > 0 {
+			t.Errorf("warnings: %q", w)
+		}
+	}
 }

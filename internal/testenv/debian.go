@@ -16,10 +16,11 @@ import (
 // the cache.
 var errNoDebian = errors.New("make a tree of Debian")
 
-// The tree that BuildDebian makes: systemd as its init, and rpm beside dpkg.
+// The tree that BuildDebian makes: systemd as its init, rpm beside dpkg, and what the
+// agent's pages speak of. Its web servers are started by those who want them.
 const (
 	debianRelease  = "bookworm"
-	debianPackages = "systemd,systemd-sysv,dbus,ca-certificates,rpm"
+	debianPackages = "systemd,systemd-sysv,dbus,ca-certificates,rpm,rpmlint,jq,nginx-light,haproxy"
 )
 
 // BuildDebian returns an archive of a small Debian system. It is made once, by
@@ -34,7 +35,8 @@ func BuildDebian(ctx context.Context) (string, error) {
 		defer os.RemoveAll(tree)
 		for _, args := range [][]string{
 			{"debootstrap", "--variant=minbase", "--include=" + debianPackages, debianRelease, tree},
-			{"tar", "-C", tree, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists", "-cf", path, "."},
+			{"tar", "-C", tree, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists",
+				"--exclude=./etc/systemd/system/multi-user.target.wants/nginx.service", "--exclude=./etc/systemd/system/multi-user.target.wants/haproxy.service", "-cf", path, "."},
 		} {
 			cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "15"}, args...)...)
 			if out, err := cmd.CombinedOutput(); err != nil {
@@ -86,13 +88,30 @@ func DebianHost(t testing.TB, files string) *Host {
 		// systemd hands credentials over by mounts, which it shares by itself only where it is in no container.
 		"/bin/sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd")
 	h := &Host{t, name}
+	h.awaitBoot()
+	return h
+}
+
+// awaitBoot waits until systemd has started everything.
+func (h *Host) awaitBoot() {
+	h.t.Helper()
 	// What the state is called once everything was started does not matter. Until systemd
 	// answers there is nothing to wait on.
 	out, err := h.Try(`until [ -S /run/dbus/system_bus_socket ]; do sleep 0.1; done; systemctl is-system-running --wait`)
 	if out != "running" && out != "degraded" {
-		t.Fatalf("systemd in the container is %q: %v", out, err)
+		h.t.Fatalf("systemd in the container is %q: %v", out, err)
 	}
-	return h
+}
+
+// Reboot shuts the host down, has during run meanwhile, and starts it again when it is
+// down. As on a machine, /run and /tmp are empty then.
+func (h *Host) Reboot(during func()) {
+	h.t.Helper()
+	h.Run("systemctl --no-block reboot")
+	during()
+	DockerOutput(h.t, "wait", h.Name)
+	DockerOutput(h.t, "start", h.Name)
+	h.awaitBoot()
 }
 
 // importDebian makes an image of the tree, which Main removes.

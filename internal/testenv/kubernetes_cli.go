@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -35,6 +36,28 @@ func (k *Kubernetes) kubectl(stdin string, args ...string) (string, error) {
 	cmd := exec.Command(k.program)
 	cmd.Args = append([]string{"kubectl"}, args...)
 	return k.run(cmd, "kubectl", stdin)
+}
+
+// Script runs a shell script with helm and kubectl on its path, as cluster-admin, in
+// the given directory. It returns what the script printed on standard output.
+func (k *Kubernetes) Script(dir, script string) (string, error) {
+	helm, err := BuildHelmCLI(context.Background())
+	if err != nil {
+		return "", err
+	}
+	bin, err := os.MkdirTemp(k.path(""), "bin-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(bin)
+	for name, program := range map[string]string{"helm": helm, "kubectl": k.program} {
+		if err := os.Symlink(program, filepath.Join(bin, name)); err != nil {
+			return "", err
+		}
+	}
+	cmd := exec.Command("/bin/sh", "-ec", "PATH="+bin+":$PATH\n"+script)
+	cmd.Dir = dir
+	return k.run(cmd, "the script", "")
 }
 
 // run gives cmd nothing of the user's own settings, and no home but ours.

@@ -13,6 +13,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/docker/compose/v2/pkg/api"
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/image"
@@ -163,7 +164,7 @@ func (b *backend) ensureImages(ctx context.Context, rel *prepared, missingOnly b
 				b.report.Note("image %s could not be pulled, and is built: %s", r.image, deploy.OneLine(err.Error()))
 				unpulled[i] = r.builder
 			default:
-				failed[i] = fmt.Errorf("pull image %s of service %q: %s", r.image, r.service, deploy.OneLine(err.Error()))
+				failed[i] = fmt.Errorf("pull image %s of service %q: %s%s", r.image, r.service, deploy.OneLine(err.Error()), loginAdvice(r.image, err))
 			}
 			return nil
 		})
@@ -307,4 +308,21 @@ func (e *engine) pull(ctx context.Context, p *types.Project, r imageRequirement)
 		return &connError{unreachable(e.api.DaemonHost(), err)}
 	}
 	return err
+}
+
+// refusals are what registries and the engine say to those who have not logged in, or as
+// somebody else. A public registry says the same of what there is not.
+var refusals = []string{"unauthorized", "no basic auth credentials", "authentication required", "pull access denied", "denied:", "403 Forbidden"}
+
+// loginAdvice returns what to do about a pull that a registry refused, as the end of a
+// sentence; "" for any other failure.
+func loginAdvice(image string, err error) string {
+	if !slices.ContainsFunc(refusals, func(text string) bool { return strings.Contains(err.Error(), text) }) {
+		return ""
+	}
+	login := "docker login"
+	if named, err := reference.ParseNormalizedNamed(image); err == nil && reference.Domain(named) != "docker.io" {
+		login += " " + reference.Domain(named)
+	}
+	return "; if the image is there, log in to its registry as the agent's user: " + login
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/policy"
 	"github.com/wrktalk/wrktalk-agent/internal/task"
+	"github.com/wrktalk/wrktalk-agent/internal/testenv"
 	"github.com/wrktalk/wrktalk-agent/runner/deploy"
 	"github.com/wrktalk/wrktalk-agent/runner/protocol"
 )
@@ -72,7 +73,7 @@ func TestPolicy(t *testing.T) {
 		key   policy.Key
 		want  []string
 	}{
-		{"privileged", map[string]string{"compose.yaml": webWith("privileged: true")}, policy.Privileged, []string{`compose.yaml:4: service "web", privileged: it has all rights on this host, which policy.privileged refuses`}},
+		{"privileged", map[string]string{"compose.yaml": webWith("privileged: true")}, policy.Privileged, []string{strings.TrimSpace(testenv.Doc(t, "docs/security.md", "What a writer to the database may do", 1, "yaml:7", "yaml:4"))}},
 		{"hook", map[string]string{"compose.yaml": webWith("post_start: [{command: x, privileged: true}]")}, policy.Privileged, []string{"compose.yaml:4", "post_start"}},
 		{"by variable", map[string]string{"compose.yaml": webWith("privileged: ${P}")}, policy.Privileged, []string{"compose.yaml:4"}},
 		{"network", map[string]string{"compose.yaml": webWith("network_mode: host")}, policy.HostNamespaces, []string{"compose.yaml:4", "network_mode"}},
