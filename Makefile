@@ -19,7 +19,7 @@ GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 # start is unknown to go test. Lint has vetted everything already. The limit of
 # time is for what hangs, and no measure of how long the tests take.
 TESTFLAGS ?= -count=1 -vet=off -timeout 4h -p 2 -parallel 6
-.PHONY: help build man packages image demo demo-kubernetes test lint prebuild unit fault fmt bench charts compose setup clean
+.PHONY: help build man packages image demo demo-kubernetes test lint prebuild unit fault fuzz fmt bench charts compose setup clean
 
 help: ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,15 @@ fault: ## the tests that need fault points, in a build that has them
 	@files=$$(grep -rl --include='*_test.go' '^//go:build faultinject' .); \
 	tests=$$(sed -n 's/^func \(Test[A-Za-z0-9_]*\)(t .*/\1/p' $$files | paste -sd '|'); \
 	$(RACE) $(TESTFLAGS) -tags faultinject -run "^($$tests)$$" $$(dirname $$files | sort -u)
+
+FUZZTIME ?= 1m
+fuzz: ## fuzz everything that parses, each for FUZZTIME (1m)
+	@for file in $$(git ls-files '*fuzz_test.go'); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(f .*/\1/p' $$file); do \
+			echo "== $$target"; \
+			go test -vet=off -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file); \
+		done; \
+	done
 
 fmt: ## format the code
 	@go run $(GOFUMPT) -w .

@@ -345,5 +345,4 @@ func TestImageByComposeLeavesItself(t *testing.T) {
 	if c.id == former {
 		t.Error("the agent was not replaced")
 	}
-
 }

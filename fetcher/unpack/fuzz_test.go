@@ -27,3 +27,19 @@ func FuzzExtract(f *testing.F) {
 		}
 	})
 }
+
+// FuzzArtifact feeds what lies in the database, whatever that is.
+func FuzzArtifact(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\x1f\x8b\x08"))
+	f.Add(gzipped(f, new(archive).file("f", "x").padding(1024).Bytes()))
+	f.Add(append(gzipped(f, new(archive).file("f", "x").Bytes()), gzipped(f, make([]byte, 1024))...))
+	f.Add([]byte("services: {web: {image: x}}\n"))
+	f.Add([]byte("PK\x03\x04 BZh9 \xfd7zXZ\x00 \x28\xb5\x2f\xfd"))
+	f.Fuzz(func(t *testing.T, packed []byte) {
+		_, err := newSandbox(t).extract(t, packed, Limits{Bytes: 1 << 20, Entries: 64, Depth: 8, Ratio: 100})
+		if err != nil && !errors.As(err, new(*Refusal)) {
+			t.Errorf("got %v, want nothing but refusals", err)
+		}
+	})
+}

@@ -35,8 +35,10 @@ func BuildDebian(ctx context.Context) (string, error) {
 		defer os.RemoveAll(tree)
 		for _, args := range [][]string{
 			{"debootstrap", "--variant=minbase", "--include=" + debianPackages, debianRelease, tree},
-			{"tar", "-C", tree, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists",
-				"--exclude=./etc/systemd/system/multi-user.target.wants/nginx.service", "--exclude=./etc/systemd/system/multi-user.target.wants/haproxy.service", "-cf", path, "."},
+			{
+				"tar", "-C", tree, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists",
+				"--exclude=./etc/systemd/system/multi-user.target.wants/nginx.service", "--exclude=./etc/systemd/system/multi-user.target.wants/haproxy.service", "-cf", path, ".",
+			},
 		} {
 			cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "15"}, args...)...)
 			if out, err := cmd.CombinedOutput(); err != nil {
