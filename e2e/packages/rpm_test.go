@@ -100,7 +100,7 @@ func (s site) pageShows(version string) bool {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		if res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(body), "maintenance") {
+		if res.StatusCode == http.StatusServiceUnavailable && strings.Contains(string(body), "is being updated") {
 			seen = true
 		}
 		return res.StatusCode == http.StatusOK

@@ -20,14 +20,15 @@ var errNoDebian = errors.New("make a tree of Debian")
 // agent's pages speak of. Its web servers are started by those who want them.
 const (
 	debianRelease  = "bookworm"
-	debianPackages = "systemd,systemd-sysv,dbus,ca-certificates,rpm,rpmlint,jq,nginx-light,haproxy"
+	debianPackages = "systemd,systemd-sysv,dbus,ca-certificates,rpm"
+	debianExtras   = "rpmlint jq nginx-light haproxy" // whose dependencies are apt's to resolve
 )
 
 // BuildDebian returns an archive of a small Debian system. It is made once, by
 // debootstrap, which takes minutes and needs root, and kept below the user's cache
 // directory.
 func BuildDebian(ctx context.Context) (string, error) {
-	path, err := cached("debian.tar", debianRelease+" "+debianPackages, func(path string) error {
+	path, err := cached("debian.tar", debianRelease+" "+debianPackages+" "+debianExtras, func(path string) error {
 		tree, err := os.MkdirTemp(filepath.Dir(path), "debian-")
 		if err != nil {
 			return err
@@ -35,6 +36,12 @@ func BuildDebian(ctx context.Context) (string, error) {
 		defer os.RemoveAll(tree)
 		for _, args := range [][]string{
 			{"debootstrap", "--variant=minbase", "--include=" + debianPackages, debianRelease, tree},
+			{"chroot", tree, "sh", "-ec", `export DEBIAN_FRONTEND=noninteractive
+				printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+				chmod +x /usr/sbin/policy-rc.d
+				apt-get update -q
+				apt-get install -q -y --no-install-recommends ` + debianExtras + `
+				rm /usr/sbin/policy-rc.d`},
 			{
 				"tar", "-C", tree, "--exclude=./var/cache/apt", "--exclude=./var/lib/apt/lists",
 				"--exclude=./etc/systemd/system/multi-user.target.wants/nginx.service", "--exclude=./etc/systemd/system/multi-user.target.wants/haproxy.service", "-cf", path, ".",
