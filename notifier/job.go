@@ -26,6 +26,7 @@ type job struct {
 	failures   int                // in a row, of planning or shredding
 	problem    error              // of the last planning; nil once it succeeded
 	done       bool               // nobody is left to tell
+	kept       bool               // given to the history
 	inFlight   int                // goroutines that work for it
 	sending    map[*Delivery]bool // what is in flight of its deliveries
 }

@@ -42,6 +42,10 @@ type Options struct {
 	// sent. Neither may block; both may be nil.
 	OnDelivery func(task.ID, Delivery)
 	OnDone     func()
+	// History is given each task that has no message left to be sent, before its
+	// directory is shredded, and keeps what people may ask about later. That it fails
+	// keeps no directory from being shredded. Nil keeps nothing.
+	History func(*staging.Task) error
 	// Timeline returns what is also given the events of a claim; nil is nothing.
 	Timeline func(task.ID, task.Token) func(task.Event)
 }
@@ -251,6 +255,12 @@ func (n *Notifier) shred() {
 	for i, j := range done {
 		if i < n.opts.Keep || j.due.After(n.now()) {
 			continue
+		}
+		if n.opts.History != nil && !j.kept {
+			if err := n.opts.History(j.task); err != nil {
+				j.log.Warn("the history lacks this task", "error", err)
+			}
+			j.kept = true
 		}
 		if err := j.task.Remove(); err != nil {
 			j.failures++

@@ -26,6 +26,7 @@ type Client struct {
 	Target taskdb.Target
 
 	StagingDir   string                             // its path
+	HistoryDir   string                             // where past runs are kept
 	StagingKeep  int                                // finished tasks whose directories are kept
 	ReadMail     func(*staging.Task) (*Mail, error) // fs.ErrNotExist before the notifier has been there
 	MaxAttempts  int                                // deployments begun for one claim before it is given up

@@ -93,6 +93,10 @@ func (c *Client) Inspect(name string) (*Inspection, error) {
 	if name != "" {
 		t, err := FindLocal(dir, name)
 		if errors.Is(err, fs.ErrNotExist) {
+			past, pastErr := c.inspectPast(name)
+			if !errors.Is(pastErr, fs.ErrNotExist) {
+				return past, pastErr
+			}
 			return nil, fmt.Errorf("%w: what the database knows of it shows wrktalk-agent logs", err)
 		}
 		if err != nil {

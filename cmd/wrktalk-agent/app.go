@@ -89,7 +89,7 @@ func interruptible() (context.Context, context.CancelFunc) {
 func client(cfg *config.Config, db *taskdb.DB) *operator.Client {
 	return &operator.Client{
 		DB: db, Target: deploymentOf(cfg).target,
-		StagingDir: cfg.Staging.Dir, StagingKeep: cfg.Staging.Keep, ReadMail: readMail,
+		StagingDir: cfg.Staging.Dir, HistoryDir: cfg.History.Dir, StagingKeep: cfg.Staging.Keep, ReadMail: readMail,
 		MaxAttempts: cfg.Agent.MaxAttempts, Listen: cfg.HTTP.Listen,
 		PollInterval: cfg.Agent.PollInterval, Heartbeat: cfg.Agent.HeartbeatInterval, Lease: cfg.Agent.Lease,
 	}

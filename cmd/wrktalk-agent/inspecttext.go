@@ -17,7 +17,11 @@ const shownEvents = 3
 // the essential about all.
 func printInspection(w io.Writer, r *operator.Inspection, whole bool, now time.Time) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Staging directory %s\n", r.Dir)
+	what := "Staging directory"
+	if len(r.Components) == 0 {
+		what = "History"
+	}
+	fmt.Fprintf(&b, "%s %s\n", what, r.Dir)
 	for _, c := range r.Components {
 		is := "is not running: nobody holds the lock on"
 		if c.Running {

@@ -50,10 +50,22 @@ func (a *app) logs(name string, follow bool) error {
 	if errors.As(err, &unclear) {
 		return err
 	}
+	past, pastErr := client(cfg, nil).FindPast(name)
+	if pastErr == nil {
+		return a.pastLogs(past)
+	}
+	if errors.As(pastErr, &unclear) {
+		return pastErr
+	}
 	if !errors.Is(err, fs.ErrNotExist) { // the log may be here, and not for this user to see
 		fmt.Fprintf(a.stderr, "%s: %v; this is what the database has\n", a.prefix(), err)
 	}
-	return a.remoteLogs(ctx, cfg, dir, name, follow)
+	err = a.remoteLogs(ctx, cfg, dir, name, follow)
+	if runs, pastErr := client(cfg, nil).History(); err != nil && name == "" && pastErr == nil && len(runs) > 0 {
+		fmt.Fprintf(a.stderr, "%s: %v; this is the newest run that this host keeps\n", a.prefix(), err)
+		return a.pastLogs(runs[0])
+	}
+	return err
 }
 
 // localLogs shows the log of a task whose directory lies here. The database
@@ -175,6 +187,9 @@ func (a *app) followRemote(ctx context.Context, c *operator.Client, row taskdb.T
 
 // recordedLogs shows what the database keeps of a task without a directory here.
 func (a *app) recordedLogs(ctx context.Context, c *operator.Client, row taskdb.TaskRow) error {
+	if past, err := c.FindPast(string(row.ID)); err == nil { // it ended meanwhile, or was not named
+		return a.pastLogs(past)
+	}
 	l, err := c.RecordedTaskLog(ctx, row)
 	if err != nil {
 		return err

@@ -56,6 +56,7 @@ func notifierOptions(c *component, mirror *taskdb.DeliveryMirror) notifier.Optio
 		MaxAge: c.cfg.Notify.MaxAge, Rescan: c.cfg.Agent.PollInterval, Keep: c.cfg.Staging.Keep,
 		OnDelivery: func(id task.ID, d notifier.Delivery) { mirror.Record(record(id, d)) },
 		OnDone:     mirror.Prune,
+		History:    pastRuns(c.cfg).Keep,
 		Timeline:   c.timeline.For, Ready: c.pipe.Ready, Alive: c.alive, Metrics: c.pipe.Record, Log: c.log,
 	}
 }

@@ -29,6 +29,7 @@ type Config struct {
 	Policy      Policy
 	Maintenance Maintenance
 	Staging     Staging
+	History     History
 	HTTP        HTTP
 	Log         Log
 	Notify      Notify
@@ -135,6 +136,14 @@ type Staging struct {
 	MaxDepth   int
 	MaxRatio   int
 	Keep       int // finished tasks' directories
+}
+
+// History is the [history] section.
+type History struct {
+	Dir     string // absolute
+	Keep    int    // runs; 0 for none
+	MaxAge  time.Duration
+	MaxSize int64 // bytes
 }
 
 // HTTP is the [http] section.

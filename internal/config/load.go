@@ -158,6 +158,9 @@ func (c *Config) resolve() []error {
 	if c.Staging.Dir == "" {
 		c.Staging.Dir = c.StateDir + "/staging"
 	}
+	if c.History.Dir == "" {
+		c.History.Dir = c.StateDir + "/history"
+	}
 	if len(problems) > 0 {
 		// What depends on several values says nothing new while one is wrong.
 		return problems

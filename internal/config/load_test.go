@@ -98,6 +98,7 @@ func TestDefaults(t *testing.T) {
 		Staging: Staging{
 			Dir: "/var/lib/wrktalk-agent/staging", MaxBytes: 4 << 30, MaxEntries: 50000, MaxDepth: 32, MaxRatio: 200,
 		},
+		History:  History{Dir: "/var/lib/wrktalk-agent/history", Keep: 200, MaxAge: 90 * 24 * time.Hour, MaxSize: 256 << 20},
 		HTTP:     HTTP{Listen: "127.0.0.1:9471"},
 		Log:      Log{Level: slog.LevelInfo, Format: "auto"},
 		Notify:   Notify{MaxAge: 72 * time.Hour, TLS: "auto", Timeout: 30 * time.Second, OAuthScope: "https://outlook.office365.com/.default"},
@@ -240,7 +241,7 @@ settle = 0
 		file + `:2: there is no key "colour" outside the sections`,
 		file + `:5: there is no key agent.heartbeat`,
 		file + `:6: cannot use the value of agent.max_attempts: want a whole number`,
-		file + `:7: there is no section [databse]: there are agent, db, kube, helm, compose, policy, maintenance, staging, http, log, notify`,
+		file + `:7: there is no section [databse]: there are agent, db, kube, helm, compose, policy, maintenance, staging, history, http, log, notify`,
 		`WRKTALK_AGENT_POLL_INTERVAL and WRKTALK_AGENT_AGENT_POLL_INTERVAL disagree about agent.poll_interval: keep one`,
 		`--set kube.namspace: there is no such key: did you mean "kube.namespace"?`,
 		`--set wants section.key=value`,

@@ -75,7 +75,7 @@ func (c *Config) Rules() policy.Rules {
 // shares with others by its nature is none of them: the flag file, HAProxy's
 // socket, the directory where releases lie, certificates of authorities.
 func (c *Config) ownPaths() []string {
-	own := []string{c.StateDir, c.RuntimeDir, c.Staging.Dir, filepath.Dir(systemFile), c.DB.SSLKey, c.Kube.Kubeconfig}
+	own := []string{c.StateDir, c.RuntimeDir, c.Staging.Dir, c.History.Dir, filepath.Dir(systemFile), c.DB.SSLKey, c.Kube.Kubeconfig}
 	if file, err := filepath.Abs(c.File); err == nil && c.File != "" {
 		own = append(own, file)
 	}

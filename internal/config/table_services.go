@@ -83,6 +83,22 @@ var serviceKeys = []key{
 		number(func(c *Config) *int { return &c.Staging.Keep }, 0, 1<<20),
 	},
 	{
+		"history.dir", "", "where outcome, timeline and log of past runs are kept; empty: history below the state directory",
+		pathOr(func(c *Config) *string { return &c.History.Dir }, ""),
+	},
+	{
+		"history.keep", "200", "how many runs are kept there; 0: none",
+		number(func(c *Config) *int { return &c.History.Keep }, 0, 100_000),
+	},
+	{
+		"history.max_age", "2160h", "how long a run is kept at most",
+		duration(func(c *Config) *time.Duration { return &c.History.MaxAge }, 1),
+	},
+	{
+		"history.max_size", "256MiB", "most bytes of all runs together; the newest is kept in any case",
+		size(func(c *Config) *int64 { return &c.History.MaxSize }),
+	},
+	{
 		"http.listen", "127.0.0.1:9471", "address of /healthz, /readyz and /metrics; off: none",
 		listen(func(c *Config) *string { return &c.HTTP.Listen }),
 	},
