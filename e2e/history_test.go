@@ -37,6 +37,9 @@ func TestHistoryStays(t *testing.T) {
 	if got := w.must("history", "--last", "1", "--output", "json"); strings.Count(got, `"task_id"`) != 1 {
 		t.Errorf("as JSON: %s", got)
 	}
+	if out, stderr, code := w.command("status"); code != 1 || !strings.Contains(out, "deploy of 1.1.0 failed") || !strings.Contains(stderr, "database") {
+		t.Errorf("status: exit code %d, %s, %s", code, out, stderr)
+	}
 	for _, name := range []string{bad[:8], ""} { // the newest run is this one
 		args := []string{"logs"}
 		if name != "" {

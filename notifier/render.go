@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	htmltemplate "html/template"
+	"regexp"
 	"strings"
 	"sync"
 	texttemplate "text/template"
@@ -33,6 +34,9 @@ const (
 	maxLogLine  = 1000 // bytes
 	maxLabel    = 100  // bytes of a version or a name
 )
+
+// plainID is a task's id that can be typed as it is.
+var plainID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 //go:embed templates/mail.txt templates/mail.html
 var templates embed.FS
@@ -85,6 +89,9 @@ func Render(o task.Outcome, origin Origin) (Content, error) {
 		p.Cause = multiLine(task.SafeText(o.Error, task.MaxMessage))
 		p.Log = logTail(o.LogTail)
 		p.Hints = []string{"wrktalk-agent status"}
+		if plainID.MatchString(string(o.TaskID)) {
+			p.Hints = append(p.Hints, "wrktalk-agent logs "+string(o.TaskID)) // from the history, later
+		}
 	}
 	return render(p)
 }

@@ -65,6 +65,21 @@ func (a *app) history(last int) error {
 		fmt.Fprintf(a.stdout, "no run is kept in %s yet: one is when its mails are settled\n", cfg.History.Dir)
 		return nil
 	}
+	return a.printRuns(runs)
+}
+
+// lastRuns shows what is known without the database: the last runs of this host.
+func (a *app) lastRuns(cfg *config.Config) {
+	runs, err := client(cfg, nil).History()
+	if err != nil || len(runs) == 0 {
+		return
+	}
+	fmt.Fprintln(a.stdout, "The last runs on this host, as its history has them:")
+	_ = a.printRuns(runs[:min(5, len(runs))]) // the error of the database says more
+}
+
+// printRuns lists runs, one a line.
+func (a *app) printRuns(runs []history.Run) error {
 	ids := make([]task.ID, 0, len(runs))
 	for _, r := range runs {
 		ids = append(ids, r.Outcome.TaskID)

@@ -25,6 +25,9 @@ func statusCommand(a *app) *cobra.Command {
 					return a.watchStatus(ctx, db, cfg)
 				}
 				_, err := a.status(ctx, db, cfg, "")
+				if taskdb.Transient(err) && a.output != "json" {
+					a.lastRuns(cfg)
+				}
 				return err
 			})
 		},
