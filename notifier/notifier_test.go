@@ -401,3 +401,24 @@ func TestBackoffGrowsToItsLimit(t *testing.T) {
 		}
 	}
 }
+
+// The history gets a task once its messages are settled, with its outcome in place. That
+// it cannot keep it keeps no directory from being shredded.
+func TestHistoryGetsWhatIsSettled(t *testing.T) {
+	f := newFixture(t, "ada@example.com")
+	f.finished("a", outcomes()["success"])
+	given := make(chan *staging.Task, 10)
+	f.run(notifier.Options{History: func(st *staging.Task) error {
+		if _, err := st.Outcome(); err != nil {
+			t.Error(err)
+		}
+		given <- st
+		return errors.New("no space left on device")
+	}})
+	f.gone()
+	f.mails(1)
+	if n := len(given); n != 1 {
+		t.Errorf("the history got the task %d times", n)
+	}
+	f.log.Await(f.ctx, t, "the history lacks this task")
+}
