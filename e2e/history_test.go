@@ -28,6 +28,13 @@ func TestHistoryStays(t *testing.T) {
 	}
 	w.mails(4)
 	w.awaitClean()
+	releases := strings.Split(strings.TrimSpace(w.must("releases")), "\n")
+	if len(releases) != 3 || !strings.HasPrefix(releases[1], "1.1.0 ") || !strings.HasPrefix(releases[2], "1.0.0 ") || !strings.HasSuffix(releases[2], "serves") {
+		t.Errorf("releases says %q", releases)
+	}
+	if got := w.must("releases", "--last", "1", "--output", "json"); strings.Count(got, `"version": "1.1.0"`) != 1 || strings.Contains(got, "1.0.0") {
+		t.Errorf("as JSON: %s", got)
+	}
 	proxy.Refuse(true)
 	lines := strings.Split(strings.TrimSpace(w.must("history")), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], bad[:8]) || !strings.Contains(lines[0], "deploy of 1.1.0 failed") ||

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/wrktalk/wrktalk-agent/internal/agentdir"
 	"github.com/wrktalk/wrktalk-agent/internal/containerid"
+	"github.com/wrktalk/wrktalk-agent/internal/history"
 	"github.com/wrktalk/wrktalk-agent/internal/staging"
 	"github.com/wrktalk/wrktalk-agent/internal/taskdb"
 	"github.com/wrktalk/wrktalk-agent/runner/protocol"
@@ -83,6 +85,22 @@ func (c *Checks) Staging(dir string) {
 		return
 	}
 	c.Add("staging", CheckOK, "%s, %d GiB free", dir, free>>30)
+}
+
+// History makes sure that the directory of past runs is one that the agent may use. What
+// is wrong with it stops no deployment. With nothing to keep, it is not looked at.
+func (c *Checks) History(dir string, keep int) {
+	if keep == 0 {
+		return
+	}
+	err := history.Use.Check(dir)
+	switch {
+	case errors.Is(err, fs.ErrPermission): // whoever looks is not the agent
+	case err != nil:
+		c.Add("history", CheckWarning, "%v; no run is kept", err)
+	default:
+		c.Add("history", CheckOK, "%s keeps %d runs", dir, keep)
+	}
 }
 
 // ExposedStaging warns of a staging directory that others could replace; it is ""

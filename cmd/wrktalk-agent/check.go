@@ -47,6 +47,7 @@ func (a *app) check() error {
 	c := &checker{app: a, cfg: cfg}
 	c.configuration()
 	c.Staging(cfg.Staging.Dir)
+	c.History(cfg.History.Dir, cfg.History.Keep)
 	c.health()
 	c.database()
 	c.program()

@@ -26,7 +26,7 @@ const (
 
 // commands are what wrktalk-agent can do, in the order help shows it.
 var commands = []func(*app) *cobra.Command{
-	runCommand, checkCommand, pushCommand, deployCommand, rollbackCommand, statusCommand, logsCommand, historyCommand, inspectCommand,
+	runCommand, checkCommand, pushCommand, deployCommand, rollbackCommand, statusCommand, releasesCommand, logsCommand, historyCommand, inspectCommand,
 	cancelCommand, forgetCommand, healthCommand, configCommand, migrateCommand, setupCommand, notifyTestCommand, versionCommand,
 	componentCommand("fetcher", (*app).runFetcher), componentCommand("runner", (*app).runRunner),
 	componentCommand("notifier", (*app).runNotifier),

@@ -121,3 +121,16 @@ func (db *DB) Versions(ctx context.Context, chart task.ChartType, limit int) ([]
 		group by 1 order by max(created_at) desc nulls last, 1 desc limit $2::int`, string(chart), limit)
 	return versions, wrap(fmt.Sprintf("list the %s releases", chart), err)
 }
+
+// Artifacts returns what is known about the artifacts of a chart type, the one that was
+// stored last first, at most limit of them; a limit of 0 is none. Their env and values are
+// left out.
+func (db *DB) Artifacts(ctx context.Context, chart task.ChartType, limit int) ([]*Artifact, error) {
+	scan := func(row pgx.CollectableRow) (*Artifact, error) { return scanArtifact(row) }
+	all, err := list(ctx, db, scan, `select id::text, coalesce(release_version::text, ''), lower(btrim(chart_type::text)),
+			coalesce(lower(btrim(sha256::text)), ''), coalesce(octet_length(artifact_data), 0)::bigint, 0::bigint, 0::bigint, null::text, null::text,
+			coalesce(is_current, false), coalesce(is_previous, false), applied_at::timestamptz, created_at::timestamptz
+		from release_artifact where lower(btrim(chart_type::text)) = $1::text
+		order by created_at desc nulls last, id desc limit nullif($2::int, 0)`, string(chart), limit)
+	return all, wrap(fmt.Sprintf("list the %s artifacts", chart), err)
+}

@@ -86,6 +86,31 @@ func TestArtifactLeavesHugeTextsAlone(t *testing.T) {
 	}
 }
 
+func TestArtifactsAreListed(t *testing.T) {
+	t.Parallel()
+	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
+		var ids []string
+		for _, version := range []string{"1.0.0", "1.1.0", "1.2.0"} {
+			ids = append(ids, pushBytes(t, db, task.ChartCompose, version, noise(1000)))
+			raw.SQL(t, "update release_artifact set created_at = created_at - interval '1 hour'")
+		}
+		pushBytes(t, db, task.ChartHelm, "3.0.0", noise(10))
+		raw.SQL(t, "update release_artifact set is_current = true, applied_at = now() where release_version = '1.1.0'")
+		all, err := db.Artifacts(t.Context(), task.ChartCompose, 0)
+		if err != nil || len(all) != 3 {
+			t.Fatalf("%d artifacts, %v", len(all), err)
+		}
+		for i, a := range all {
+			if want := ids[2-i]; a.ID != want || a.Size != 1000 || len(a.SHA256) != 64 || a.IsCurrent != (i == 1) || (a.AppliedAt != nil) != (i == 1) || a.CreatedAt == nil {
+				t.Errorf("artifact %d is %+v, want %s", i, a, want)
+			}
+		}
+		if two, err := db.Artifacts(t.Context(), task.ChartCompose, 2); err != nil || len(two) != 2 || two[0].ID != ids[2] {
+			t.Errorf("%+v, %v", two, err)
+		}
+	})
+}
+
 func TestArtifactIsNotThere(t *testing.T) {
 	t.Parallel()
 	eachSchema(t, func(t *testing.T, raw *testenv.DB, db *taskdb.DB) {
