@@ -71,15 +71,24 @@ func (u Use) Open(path string) (*os.Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", u.Setting, err)
 	}
-	marked, err := u.check(root, path)
-	if err == nil && !marked {
-		err = u.mark(root)
+	for try := 1; ; try++ {
+		marked, err := u.check(root, path)
+		if err == nil && !marked {
+			err = u.mark(root)
+		}
+		switch {
+		case err == nil:
+			return root, nil
+		case try < markTries && errors.Is(err, fs.ErrNotExist):
+		default:
+			return nil, errors.Join(err, root.Close())
+		}
 	}
-	if err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	return root, nil
 }
+
+// markTries is how often a directory is tried to be marked. Another process of the agent
+// that marks it at the same moment takes what we write for what a crash left.
+const markTries = 100
 
 // mark marks a directory, and removes what a crash left of an earlier try.
 func (u Use) mark(root *os.Root) error {
@@ -89,7 +98,7 @@ func (u Use) mark(root *os.Root) error {
 	}
 	for _, e := range entries {
 		if e.Type().IsRegular() && durable.IsTemp(e.Name()) {
-			if err := root.Remove(e.Name()); err != nil {
+			if err := root.Remove(e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}

@@ -239,3 +239,26 @@ func TestOpenRemovesWhatACrashLeft(t *testing.T) {
 		t.Errorf("it is still there: %v", err)
 	}
 }
+
+// The agent's processes may find at the same moment that a directory is gone, and each
+// makes and marks it anew.
+func TestOpenedByManyAtOnce(t *testing.T) {
+	for range 50 {
+		path := filepath.Join(t.TempDir(), "ours")
+		failed := make(chan error)
+		for range 4 {
+			go func() {
+				root, err := agentdir.Use{Name: "test", Setting: "test.dir"}.Open(path)
+				if err == nil {
+					err = root.Close()
+				}
+				failed <- err
+			}()
+		}
+		for range 4 {
+			if err := <-failed; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
