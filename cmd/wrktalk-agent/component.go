@@ -341,6 +341,9 @@ func (a *app) runNotifier() error {
 	defer release()
 	mirror := c.db.NewDeliveryMirror(c.log, keepRecords)
 	defer mirror.Close(time.Second)
+	if err := pastRuns(c.cfg).Open(); err != nil {
+		c.log.Warn("no run is kept for later", "error", err)
+	}
 	n := notifier.New(c.dir, notifierOptions(c, mirror))
 	c.pipe.Ready("")
 	return n.Run(c.sig.Idle)

@@ -44,7 +44,7 @@ type Store struct {
 	now    func() time.Time
 }
 
-// New returns a store in the directory at path, which the first Keep creates.
+// New returns a store in the directory at path, which Open or the first Keep creates.
 func New(path string, limits Limits) *Store {
 	return &Store{path: path, limits: limits, now: time.Now}
 }
@@ -61,6 +61,11 @@ func (s *Store) Keep(t *staging.Task) error {
 	return nil
 }
 
+// Open makes the directory, unless nothing is to be kept, and removes what is beyond the
+// limits. The error of a directory that somebody else uses is one sentence.
+func (s *Store) Open() error { return s.keep(nil) }
+
+// keep does both; without a task it copies nothing.
 func (s *Store) keep(t *staging.Task) error {
 	if s.limits.Runs <= 0 {
 		if _, err := os.Stat(s.path); errors.Is(err, fs.ErrNotExist) {
@@ -72,7 +77,7 @@ func (s *Store) keep(t *staging.Task) error {
 		return err
 	}
 	defer root.Close()
-	if s.limits.Runs > 0 {
+	if s.limits.Runs > 0 && t != nil {
 		if err := s.copy(root, t); err != nil {
 			return err
 		}

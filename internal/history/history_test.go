@@ -162,6 +162,27 @@ func TestSwitchedOff(t *testing.T) {
 	}
 }
 
+// It is there, and what is too old is gone, before anything is kept.
+func TestOpen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history")
+	if err := New(path, generous).Keep(done(t, 1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := New(path, Limits{Runs: 1, Age: 1, Bytes: 1}).Open(); err != nil {
+		t.Fatal(err)
+	}
+	if got := kept(t, path); got != "" {
+		t.Errorf("kept are %q", got)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	if err := errors.Join(New(other, Limits{}).Open(), New(path, generous).Open()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(other); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a history that is switched off has a directory: %v", err)
+	}
+}
+
 // A directory of somebody else is left as it is.
 func TestForeignDirectory(t *testing.T) {
 	path := t.TempDir()
