@@ -25,7 +25,7 @@ func statusCommand(a *app) *cobra.Command {
 					return a.watchStatus(ctx, db, cfg)
 				}
 				_, err := a.status(ctx, db, cfg, "")
-				if taskdb.Transient(err) && a.output != "json" {
+				if err != nil && a.output != "json" {
 					a.lastRuns(cfg)
 				}
 				return err
