@@ -41,12 +41,11 @@ const unfinished = ".new-"
 type Store struct {
 	path   string
 	limits Limits
-	now    func() time.Time
 }
 
 // New returns a store in the directory at path, which Open or the first Keep creates.
 func New(path string, limits Limits) *Store {
-	return &Store{path: path, limits: limits, now: time.Now}
+	return &Store{path: path, limits: limits}
 }
 
 // files are what is kept of a task's directory; none may hold secrets.
@@ -146,15 +145,14 @@ func (s *Store) prune(root *os.Root) error {
 	for i, name := range names {
 		size, ended := measure(root, name)
 		bytes += size
-		if i >= s.limits.Runs || s.now().Sub(ended) > s.limits.Age || bytes > s.limits.Bytes && i > 0 {
+		if i >= s.limits.Runs || time.Since(ended) > s.limits.Age || bytes > s.limits.Bytes && i > 0 {
 			errs = append(errs, root.RemoveAll(name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// measure returns the size of a run and when it ended. One whose files cannot be read
-// ended when its directory was last changed.
+// measure returns the size of a run and when it ended: when its directory was written.
 func measure(root *os.Root, name string) (size int64, ended time.Time) {
 	if info, err := root.Stat(name); err == nil {
 		ended = info.ModTime()
